@@ -1,0 +1,212 @@
+"""Enrol and renew, in two phases, from whatever an earlier run that was cut off left behind.
+
+    stage ── ask ── check ── store ── try ── commit ── tidy
+
+Every step begins by looking at what is on disk and is safe to repeat: a key is made once and asked for until it is answered, under one
+idempotency key; an answer that is stored is not asked for again; the old pair stays current until the one rename in ``Folder.commit``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from enroll.device.clock import Clock
+from enroll.device.credential import Credential, check_answer, find_path, grown_trust, load_certificates, load_credential, self_signed, to_pem
+from enroll.device.est import EstClient, Proof
+from enroll.device.failpoint import reached
+from enroll.device.folder import ENROLL, REENROLL, Folder, Request, Version
+from enroll.device.log import Log
+from enroll.device.schedule import renew_at
+from enroll.device.settings import Settings
+from enroll.device.trust import establish, token_pin
+from pkix.certificate import Certificate
+from pkix.csr import build_csr
+from pkix.errors import IronrootError, Malformed, NotFound, NotValid, Refused, Unauthenticated
+from pkix.name import Name, name
+from pkix.privatekey import generate, load_private_key
+
+
+class Agent:
+    """One device identity in one state folder. Whoever calls a method that writes holds ``folder.lock()``.
+
+    Raises:
+        NotFound: nothing was ever set up in the folder.
+    """
+
+    def __init__(self, folder: Folder, log: Log) -> None:
+        settings = folder.settings
+        if settings is None:
+            raise NotFound(f"nothing is set up in {folder.path}; begin with `ironroot-device up`")
+        self.folder, self.settings, self._log = folder, settings, log
+        self.clock = Clock(settings.time)
+        current = self.credential()
+        if current is not None:
+            self.clock.learn(current.certificate.not_before)
+
+    # -- what there is
+
+    def credential(self) -> Credential | None:
+        """The pair in use, None before the first enrolment."""
+        version = self.folder.current
+        return None if version is None else _credential(version)
+
+    @property
+    def enrolling(self) -> bool:
+        """Whether an enrolment was begun (or nothing was ever enrolled) and is to be carried on."""
+        request = self.folder.next.request if self.folder.next else None
+        return self.folder.current is None or self.folder.token is not None or (request is not None and request.operation == ENROLL)
+
+    def renewal_due(self) -> datetime:
+        """When the current certificate is to be renewed; now, if a renewal was begun. Raises NotFound if there is none."""
+        current = self.credential()
+        if current is None:
+            raise NotFound(f"no certificate in {self.folder.path} yet; begin with `ironroot-device up`")
+        return self.clock.now() if self.folder.next else renew_at(current.certificate, self.settings.serial)
+
+    # -- what is done
+
+    def enroll(self) -> None:
+        """Get a certificate with the token or IDevID that is at hand, or carry on where an earlier run was cut off.
+
+        Raises:
+            NotFound: there is neither token nor IDevID.
+            Unauthenticated, Refused: the server's final no; a token is then forgotten.
+            Everything that ``EstClient.enroll`` raises.
+        """
+        self.tidy()
+        try:
+            self._carry_out(ENROLL, self._proof_of_origin)
+        except (Unauthenticated, Refused):
+            self.folder.forget_token()
+            raise
+
+    def renew(self) -> None:
+        """Replace the current certificate by one for a new key, two-phase; with the IDevID if it has expired and the server wants no more of it.
+
+        Raises:
+            NotFound: there is nothing to renew.
+            Everything that ``EstClient.enroll`` raises.
+        """
+        self.tidy()
+        current = self.credential()
+        if current is None:
+            raise NotFound(f"no certificate in {self.folder.path} to renew; begin with `ironroot-device up`")
+        try:
+            self._carry_out(REENROLL, lambda: self._shown(current))
+        except (Unauthenticated, Refused) as refusal:
+            if self.settings.idevid is None or not current.expired(self.clock.now()):
+                raise
+            self._log.event("renewal-refused", f"the expired certificate is not taken, using the IDevID: {refusal}")
+            self.enroll()
+
+    def tidy(self) -> bool:
+        """Finish what follows a swap, if a run was cut off there. Returns whether there was something."""
+        current = self.folder.current
+        request = current.request if current else None
+        if current is None or request is None:
+            return False
+        if request.operation == ENROLL:
+            self.folder.forget_token()
+        if _credential(current).tls_kind:  # the server took it in TLS before the swap; an SM2 pair has only been checked here
+            self.folder.discard_previous()
+        current.settle()
+        return True
+
+    # -- how
+
+    def _carry_out(self, operation: str, proof: Callable[[], Proof]) -> None:
+        settings = self.settings
+        pin = token_pin(self.folder.token) if self.folder.token else settings.ca_sha256
+        client = EstClient(settings.url, settings.fleet, establish(self.folder, settings.url, pin, self._log), self.clock)
+        version, request = self._staged(operation)
+        try:
+            if not version.answered:
+                self._ask(client, version, request, proof())
+            self._try_out(client, version)
+        except (NotValid, Unauthenticated, Refused):
+            # A renewal can begin again with another key; of a token's one certificate we must not lose the key.
+            if operation == REENROLL:
+                self.folder.discard_next()
+            raise
+        reached("tried")
+        self.folder.commit()
+        self._remember_time()
+        self.tidy()
+
+    def _staged(self, operation: str) -> tuple[Version, Request]:
+        """``next`` for this operation and identity: the one that is there if it fits, else a new one."""
+        settings, version = self.settings, self.folder.next
+        request = version.request if version else None
+        wanted = (operation, settings.fleet, settings.serial, str(settings.algorithm))
+        if version and request and (request.operation, request.fleet, request.serial, request.algorithm) == wanted:
+            return version, request
+        if version:
+            self.folder.discard_next()
+        key, current = generate(settings.algorithm), self.credential()
+        if operation == REENROLL and current is not None:
+            csr = build_csr(key, current.certificate.subject, current.certificate.names)
+        else:
+            csr = build_csr(key, _subject(settings.serial))
+        request = Request(*wanted, idempotency_key=secrets.token_hex(32))
+        return self.folder.stage(key.to_pem(), csr, request), request
+
+    def _ask(self, client: EstClient, version: Version, request: Request, proof: Proof) -> None:
+        offered = client.cacerts()
+        csr = version.file("device.csr").read_bytes()
+        key = load_private_key(version.file("device.key").read_bytes()).public_key
+        answer = client.enroll(request.operation, csr, request.idempotency_key, proof)
+        current = self.credential() if request.operation == REENROLL else None
+        leaf = check_answer(answer, key, request.serial, current.certificate if current else None)
+        now = self.clock.now()
+        if current is None:
+            roots = [certificate for certificate in offered if self_signed(certificate)]
+        else:
+            roots = grown_trust(load_certificates(current.certificate_file.with_name("trust.pem")), offered, now)
+        chain = find_path(leaf, [*answer, *offered], roots, now)
+        version.store_answer(leaf.pem, to_pem(chain), to_pem(roots))
+        self._log.event("issued", f"certificate {leaf.serial:x} received", serial=f"{leaf.serial:x}", not_after=leaf.not_after)
+
+    def _try_out(self, client: EstClient, version: Version) -> None:
+        """Use the new pair once before it replaces the old one: in TLS with the server if its key can, else by a signature and its path here."""
+        fresh = _credential(version)
+        find_path(fresh.certificate, fresh.chain, load_certificates(version.file("trust.pem")), self.clock.now())
+        fresh.key.public_key.verify(fresh.key.sign(b"ironroot-device"), b"ironroot-device")
+        if fresh.tls_kind:
+            client.try_out(fresh)
+
+    def _proof_of_origin(self) -> Proof:
+        token = self.folder.token
+        if token:
+            return Proof(basic=(self.settings.serial, token))
+        if self.settings.idevid:
+            certificate, key = self.settings.idevid
+            return self._shown(load_credential(Path(certificate), Path(key)))
+        raise NotFound("nothing to enrol with; give --token-file or --idevid to `ironroot-device up`")
+
+    def _shown(self, credential: Credential) -> Proof:
+        if credential.tls_kind and not credential.expired(self.clock.now()):
+            return Proof(tls=credential)
+        return Proof(cms=credential)
+
+    def _remember_time(self) -> None:
+        self.settings = replace(self.settings, time=self.clock.now().replace(microsecond=0))
+        self.folder.save_settings(self.settings)
+
+
+def _subject(serial: str) -> Name:
+    return name(("CN", serial), ("serialNumber", serial))
+
+
+def _credential(version: Version) -> Credential:
+    """The pair of one version, its chain from chain.pem (which is empty if the issuer is the root)."""
+    found = load_credential(version.file("device.pem"), version.file("device.key"))
+    try:
+        return replace(found, chain=tuple(load_certificates(version.file("chain.pem"))))
+    except IronrootError as error:
+        if isinstance(error, Malformed):
+            return found
+        raise

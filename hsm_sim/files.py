@@ -1,0 +1,57 @@
+"""Files that survive a power cut: written whole or not at all, and only for their owner's eyes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+NEW = ".new"  # suffix of a file that is being written; what is found with it at start was never acknowledged
+
+
+def write(path: Path, data: bytes) -> None:
+    """Puts ``data`` under ``path``, mode 0600, replacing what was there. When it returns, a power cut loses nothing. Raises OSError."""
+    temporary = path.with_name(path.name + NEW)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    # A crash here leaves the old file and a ``.new`` one that nobody reads.
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """``os.write`` until all of it is written. Raises OSError, with part of it written."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def remove(path: Path) -> None:
+    """Deletes ``path`` for good. Raises OSError."""
+    path.unlink()
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes names in ``folder`` durable: new, renamed and deleted ones."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def private_folder(folder: Path) -> None:
+    """Makes ``folder`` (and those above it), mode 0700; closes it to others if it was open. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    sync_folder(folder.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes half-written files of an earlier life."""
+    for path in folder.glob(f"*{NEW}"):
+        path.unlink()

@@ -1,0 +1,133 @@
+"""``ironroot``: the administrator's command. Nouns, then verbs; each noun has its own module here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ironroot.cli import audit, ca, cert, crl, device, fleet
+from ironroot.cli.common import DEFAULT_HOME, EXIT_CODES, Format, Home, Output, emit, examples, fail, run, say, sub_app, with_installation
+from ironroot.i18n import _
+from pkix.errors import IronrootError
+
+app = sub_app(_("Certificate trust for the industrial internet.") + " " + EXIT_CODES)
+app.add_typer(ca.app, name="ca")
+app.add_typer(cert.app, name="cert")
+app.add_typer(crl.app, name="crl")
+app.add_typer(device.app, name="device")
+app.add_typer(fleet.app, name="fleet")
+app.add_typer(audit.app, name="audit")
+
+
+@app.command(
+    help=_("Make an installation: settings, HSM, authorities, profiles and fleets. May be run again."),
+    epilog=examples("ironroot init --home /var/lib/ironroot", "ironroot init --home ./plant --http-port 9080 --https-port 9443"),
+)
+def init(
+    home: Home = DEFAULT_HOME,
+    http_port: Annotated[int | None, typer.Option(min=1, max=65535, help=_("Port for OCSP, CRLs and CA certificates (8080)."))] = None,
+    https_port: Annotated[int | None, typer.Option(min=1, max=65535, help=_("Port for enrolment over TLS (8443)."))] = None,
+    organization: Annotated[str, typer.Option(help=_("Organization in the subjects of certificates."))] = "ironroot",
+    output: Format = Output.TABLE,
+) -> None:
+    from ironroot.setup import initialise
+    from ironroot.views import authority, moment
+    from ironroot.wire import installation
+
+    async def work() -> list[dict[str, object]]:
+        settings = await initialise(home, http_port=http_port, https_port=https_port, organization=organization)
+        async with installation(settings) as here:
+            return [
+                {"id": a.id, "algorithm": str(a.certificate.public_key.kind), "not_after": moment(a.certificate.not_after)}
+                | {"sha256": authority(a)["sha256"]}
+                for a in here.authorities.values()
+            ]
+
+    rows = run(work)
+    emit(rows, output, ("id", "algorithm", "not_after", "sha256"))
+    say(_("Ready. Next:") + f" ironroot serve --home {home}")
+
+
+@app.command(
+    help=_("Serve: HSM, web workers and scheduler, until SIGTERM or Ctrl-C."),
+    epilog=examples("ironroot serve --home /var/lib/ironroot --workers 4"),
+)
+def serve(
+    home: Home = DEFAULT_HOME,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help=_("Web processes; else as the settings say."))] = None,
+) -> None:
+    from ironroot.log import configure
+    from ironroot.settings import Settings
+    from ironroot.supervisor import serve as supervise
+
+    configure()
+
+    async def work() -> None:
+        settings = Settings.load(home)
+        await supervise(settings, workers or settings.workers)
+
+    run(work)
+
+
+@app.command(
+    help=_("Say whether a certificate is good, now, for a purpose, and why not. Exit code 0 good, 8 not."),
+    epilog=examples("ironroot verify device.pem --chain chain.pem --purpose client", "ironroot verify peer.pem --trust root.pem -o json"),
+)
+def verify(
+    file: Annotated[Path, typer.Argument(help=_("The certificate, PEM or DER; a PEM file may hold its chain too."), dir_okay=False)],
+    home: Home = DEFAULT_HOME,
+    chain: Annotated[Path | None, typer.Option(dir_okay=False, help=_("Intermediate certificates."))] = None,
+    purpose: Annotated[str, typer.Option(help="client | server | any")] = "any",
+    trust: Annotated[Path | None, typer.Option(dir_okay=False, help=_("Trust anchors; else the roots of this installation."))] = None,
+    output: Format = Output.TABLE,
+) -> None:
+    from ironroot.cli.verify import verify_file
+
+    verify_file(file, home, chain, purpose, trust, output)
+
+
+@app.command(help=_("Say what runs here and how it is."), epilog=examples("ironroot status --home /var/lib/ironroot -o json"))
+def status(home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
+    from ironroot.views import moment
+    from ironroot.wire import Installation
+
+    async def work(here: Installation) -> dict[str, object]:
+        shown: dict[str, object] = {"http": here.settings.http_url, "https": here.settings.https_url}
+        for part, check in (("hsm", here.signer.ready), ("database", here.store.ready)):
+            try:
+                await check()
+                shown[part] = "ok"
+            except IronrootError as error:
+                shown[part] = str(error)
+        for authority in here.authorities:
+            latest = await here.store.latest_crl(authority)
+            shown[f"crl {authority}"] = None if latest is None else f"{latest.number}, until {moment(latest.next_update)}"
+        head = await here.store.audit_head()
+        shown["audit"] = 0 if head is None else head.seq
+        return shown
+
+    emit(with_installation(home, work), output)
+
+
+@app.command(help=_("Print the version."), epilog=examples("ironroot version"))
+def version() -> None:
+    from ironroot import __version__
+
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Entry point. No error of ours leaves as a traceback."""
+    try:
+        app()
+    except IronrootError as error:
+        try:
+            fail(error)
+        except typer.Exit as ended:
+            raise SystemExit(ended.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Bringing an installation into being, and keeping what it needs in place. Everything here may be run again at any time.
+
+``initialise`` is ``ironroot init``; ``prepare`` is what ``ironroot serve`` does before it serves; the ``ensure_…`` functions are also the
+scheduler's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import subprocess  # runs our own hsm_sim
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ca.authority import certify_responder, create_issuing, create_root
+from ca.crl import publish
+from ca.migrate import upgrade
+from ca.model import Authority, Authorized, Identity, Method, Record
+from ironroot.files import write_atomically
+from ironroot.responders import responder_profile
+from ironroot.settings import Settings, write_default
+from ironroot.supervisor import hsm
+from ironroot.wire import Installation, installation
+from pkix import pem, sm2
+from pkix.algorithms import KeyKind
+from pkix.certificate import Certificate, parse_certificate
+from pkix.csr import build_csr, parse_csr
+from pkix.errors import Conflict, IronrootError, Unavailable
+from pkix.name import name
+from pkix.privatekey import generate
+from policies import loader
+
+FAMILIES = {"ecc": KeyKind.P256, "sm2": KeyKind.SM2}
+TLS_FLEET, TLS_DEVICE = "ecc-platforms", "ironroot-service"
+_PATIENCE = 30  # seconds that a second `init` waits for what an interrupted one left in the middle
+
+
+async def initialise(home: Path, *, http_port: int | None, https_port: int | None, organization: str) -> Settings:
+    """Makes the folder, the HSM, the database, the authorities of both families and what they publish.
+
+    Raises:
+        Conflict: ``home`` exists already with other ports.
+        Malformed: settings or policies there that are not valid.
+    """
+    home = home.absolute()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_default(home, http_port, https_port, organization)
+    settings = Settings.load(home)
+    for folder in (home / "db", settings.tls, home / "trust"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    if not settings.policies.exists():
+        partial = settings.policies.with_name("policies.new")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(loader.DEFAULTS, partial)
+        partial.rename(settings.policies)
+    for fleet in loader.load(settings.policies).fleets:
+        (home / "trust" / fleet).mkdir(mode=0o700, exist_ok=True)
+    await _initialise_hsm(settings)
+    await asyncio.to_thread(upgrade, settings.database_url)
+    async with hsm(settings), installation(settings) as here:
+        for family, kind in FAMILIES.items():
+            await _hierarchy(here, family, kind)
+        await prepare(here)
+    return settings
+
+
+async def prepare(here: Installation) -> None:
+    """What must be there before anybody is served: self-tests passed, schema current, OCSP signers, CRLs, the TLS certificate."""
+    sm2.self_test()
+    await asyncio.to_thread(upgrade, here.settings.database_url)
+    await here.reload_authorities()
+    await here.issuer.recover(here.clock.now(), here.clock.now())
+    for authority in list(here.authorities.values()):
+        await ensure_responder(here, authority)
+        await ensure_crl(here, authority)
+    await ensure_tls(here)
+
+
+async def ensure_responder(here: Installation, authority: Authority) -> None:
+    """A delegated OCSP signer with more than a third of its life left."""
+    profile = responder_profile(authority)
+    newest = await here.store.newest(profile, f"{authority.id}-ocsp")
+    if newest is None or worn(newest, here.clock.now()):
+        await certify_responder(authority, profile, signer=here.signer, issuer=here.issuer, now=here.clock.now())
+
+
+async def ensure_crl(here: Installation, authority: Authority) -> None:
+    """A CRL that has every revocation and is less than half over."""
+    now, lifetime = here.clock.now(), here.settings.crl_lifetime
+    if not await here.store.crl_is_stale(authority.id):
+        latest = await here.store.latest_crl(authority.id)
+        if latest is not None and now < latest.this_update + lifetime / 2:
+            return
+    await publish(authority, lifetime, store=here.store, signer=here.signer, now=now)
+
+
+async def ensure_tls(here: Installation) -> None:
+    """The service's own certificate from ``ecc-platforms``, for the names in the settings, with more than a third of its life left.
+
+    Key and chain are one file, replaced as one: a crash leaves the old pair or the new one.
+    """
+    file = here.settings.tls / "service.pem"
+    names = tuple(sorted({_canonical(text) for text in here.settings.https.names}))
+    now = here.clock.now()
+    current = tls_certificate(file)
+    if current is not None and set(names) <= set(current.names) and now < worn_at(current.not_before, current.not_after):
+        record = await here.store.by_sha256(current.sha256)
+        if record and record[0].revocation is None:
+            return
+    fleet = here.fleet(TLS_FLEET)
+    key = generate(KeyKind.P256)
+    csr = parse_csr(build_csr(key, name(("CN", TLS_DEVICE))))
+    identity = Identity(TLS_FLEET, TLS_DEVICE, Method.SERVICE, hashlib.sha256(csr.der).hexdigest(), names)
+    issued = await here.issuer.issue(Authorized(csr, identity, fleet.profile, fleet.authority), now)
+    chain = [issued.der] + [above.der for above in here.authority(fleet.authority).chain[:-1]]
+    bundle = key.to_pem() + "".join(pem.encode("CERTIFICATE", der) for der in chain).encode()
+    write_atomically(file, bundle, mode=0o600)
+
+
+def tls_certificate(file: Path) -> Certificate | None:
+    """The service's certificate as stored, or None where there is none yet or it cannot be read."""
+    try:
+        return parse_certificate(pem.decode(file.read_bytes(), "CERTIFICATE")[0][1])
+    except (FileNotFoundError, IronrootError, IndexError):
+        return None
+
+
+def worn(record: Record, now: datetime) -> bool:
+    """Whether two thirds of a certificate's life are over."""
+    return now >= worn_at(record.not_before, record.not_after)
+
+
+def worn_at(not_before: datetime, not_after: datetime) -> datetime:
+    """When two thirds of a lifetime are over: time to renew."""
+    return not_before + (not_after - not_before) * 2 / 3
+
+
+async def _initialise_hsm(settings: Settings) -> None:
+    command = [sys.executable, "-m", "hsm_sim", "init", "--home", str(settings.hsm_home)]
+    done = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=os.environ)  # type: ignore[call-overload]
+    if done.returncode:
+        raise Unavailable(f"The HSM could not be initialised: {done.stderr.strip() or done.stdout.strip()}")
+
+
+async def _hierarchy(here: Installation, family: str, kind: KeyKind) -> None:
+    settings, profiles = here.settings, here.policies.profiles
+    root = await create_root(
+        f"{family}-root",
+        kind,
+        profiles[f"{family}-root"],
+        store=here.store,
+        signer=here.signer,
+        organization=settings.organization,
+        country=settings.country,
+        now=here.clock.now(),
+    )
+    await here.reload_authorities()
+    for _ in range(_PATIENCE):
+        try:
+            await create_issuing(
+                f"{family}-issuing",
+                kind,
+                f"{family}-issuing",
+                root,
+                store=here.store,
+                signer=here.signer,
+                issuer=here.issuer,
+                now=here.clock.now(),
+            )
+            break
+        except Conflict as error:
+            # An earlier run died between the intent and the certificate; its intent is ours to finish once it is stale.
+            if error.retry_after is None:
+                raise
+            await asyncio.sleep(1)
+            stale = here.clock.now() - timedelta(seconds=error.retry_after)
+            await here.issuer.recover(stale, here.clock.now())
+    await here.reload_authorities()
+
+
+def _canonical(text: str) -> str:
+    import ipaddress
+
+    try:
+        return f"ip:{ipaddress.ip_address(text)}"
+    except ValueError:
+        return f"dns:{text.lower()}"

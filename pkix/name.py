@@ -1,0 +1,197 @@
+"""Distinguished names (X.501, RFC 5280 4.1.2.4): made from values, read from DER, shown as RFC 4514 text.
+
+    plant = name(("O", "Example Plant"), ("CN", "press-7"))     # the order given is the order encoded
+    plant.text                                                  # 'CN=press-7,O=Example Plant'
+    plant.get("CN")                                             # ['press-7']
+
+A value is only ever a value: nothing in it is read as the syntax of a name. Names are compared by their DER.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pkix import der
+from pkix.errors import Malformed
+
+# Short name: OID, upper bound in characters (RFC 5280 appendix A.1, X.520), whether PrintableString.
+_ATTRIBUTES: dict[str, tuple[str, int, bool]] = {
+    "CN": ("2.5.4.3", 64, False),
+    "SN": ("2.5.4.4", 64, False),
+    "serialNumber": ("2.5.4.5", 64, True),
+    "C": ("2.5.4.6", 2, True),
+    "L": ("2.5.4.7", 128, False),
+    "ST": ("2.5.4.8", 128, False),
+    "street": ("2.5.4.9", 128, False),
+    "O": ("2.5.4.10", 64, False),
+    "OU": ("2.5.4.11", 64, False),
+    "title": ("2.5.4.12", 64, False),
+    "GN": ("2.5.4.42", 64, False),
+    "dnQualifier": ("2.5.4.46", 64, True),
+    "pseudonym": ("2.5.4.65", 128, False),
+    "organizationIdentifier": ("2.5.4.97", 128, False),
+    "UID": ("0.9.2342.19200300.100.1.1", 256, False),
+    "DC": ("0.9.2342.19200300.100.1.25", 63, False),
+    "emailAddress": ("1.2.840.113549.1.9.1", 255, False),
+}
+_SHORT = {oid: short for short, (oid, _, _) in _ATTRIBUTES.items()}
+_IA5 = frozenset(("DC", "emailAddress"))
+_PRINTABLE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?")
+_MAX_RDNS = 32
+_MAX_VALUE = 1024
+
+# Besides controls: line and paragraph separators, and what reorders the text around it (Unicode TR 9, TR 36).
+_DECEIVING = frozenset("\u2028\u2029\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A distinguished name; equal if the DER is."""
+
+    der: bytes
+
+    @property
+    def attributes(self) -> list[tuple[str, str]]:
+        """(short name or dotted OID, value) in the order encoded; a value that is no string as ``#`` and the hex of its DER."""
+        return [(short, value) for rdn in _rdns(self.der) for short, value, _ in rdn]
+
+    @property
+    def text(self) -> str:
+        """RFC 4514: the last RDN first, special characters escaped."""
+        rdns = ("+".join(f"{short}={_escape(value) if string else value}" for short, value, string in rdn) for rdn in _rdns(self.der))
+        return ",".join(reversed(list(rdns)))
+
+    def get(self, short: str) -> list[str]:
+        """Values of the attribute ``short`` (``CN``, ``serialNumber``, … or a dotted OID), in the order encoded."""
+        return [value for attribute, value in self.attributes if attribute == short]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def name(*attributes: tuple[str, str]) -> Name:
+    """A name with one RDN for each (short name, value), in this order.
+
+    C, serialNumber and dnQualifier are written as PrintableString, DC and emailAddress as IA5String, the others as UTF8String.
+
+    Raises:
+        Malformed: an attribute we do not write, a value that is empty, too long (RFC 5280), holds a control character or a character
+            that reorders text, or does not fit the string type.
+    """
+    rdns = []
+    for short, value in attributes:
+        if short not in _ATTRIBUTES:
+            raise Malformed(f"{short!r} is not an attribute of a name that is written here; use one of {', '.join(_ATTRIBUTES)}")
+        if not value:
+            raise Malformed(f"the attribute {short} of a name is empty; leave it out instead")
+        oid, _, printable = _ATTRIBUTES[short]
+        _check_characters(short, value)
+        _check_bounds(short, value)
+        string = der.printable_string if printable else der.ia5_string if short in _IA5 else der.utf8_string
+        rdns.append(der.tlv(der.SET, der.sequence(der.oid(oid), string(value))))
+    return Name(der.sequence(*rdns))
+
+
+def parse_name(encoded: bytes, *, strict: bool = False) -> Name:
+    """The name in ``encoded`` (DER of Name).
+
+    Args:
+        strict: refuse what ``name`` would not write either: values over RFC 5280's upper bounds, C or serialNumber with characters
+            outside PrintableString. Other CAs' certificates break these; requests to us may not.
+    Raises:
+        Malformed: no Name, an RDN that is empty or not in DER order, a string with invalid, control or reordering characters.
+    """
+    der.prescan(encoded, max_size=16384, max_depth=6, max_elements=8 * _MAX_RDNS)
+    for rdn in _rdns(encoded):
+        for short, value, _ in rdn:
+            _check_characters(short, value)
+            if strict and short in _ATTRIBUTES:
+                _check_bounds(short, value)
+    return Name(encoded)
+
+
+def _check_characters(short: str, value: str) -> None:
+    if len(value) > _MAX_VALUE:
+        raise Malformed(f"the attribute {short} of a name has more than {_MAX_VALUE} characters")
+    if value.isascii() and value.isprintable():
+        return
+    for character in value:
+        if unicodedata.category(character) in ("Cc", "Cs") or character in _DECEIVING:
+            raise Malformed(f"the attribute {short} of a name holds U+{ord(character):04X}, a control or text-reordering character")
+
+
+def _check_bounds(short: str, value: str) -> None:
+    _, bound, printable = _ATTRIBUTES[short]
+    if len(value) > bound:
+        raise Malformed(f"the attribute {short} of a name has {len(value)} characters, at most {bound} are allowed (RFC 5280 A.1)")
+    if printable and not _PRINTABLE.issuperset(value):
+        raise Malformed(f"the attribute {short} of a name holds a character other than letters, digits, space and '()+,-./:=?")
+    if short == "C" and not (len(value) == 2 and value.isascii() and value.isalpha()):
+        raise Malformed("the attribute C of a name is a country code of two letters (ISO 3166)")
+
+
+def _rdns(encoded: bytes) -> Iterator[list[tuple[str, str, bool]]]:
+    """Each RDN as its attributes: short name or dotted OID, value, whether the value is a string."""
+    root = der.read(encoded)
+    der.expect(encoded, root, der.SEQUENCE, "a name")
+    rdns = der.children(encoded, root)
+    if len(rdns) > _MAX_RDNS:
+        raise Malformed(f"a name with more than {_MAX_RDNS} parts")
+    for rdn in rdns:
+        der.expect(encoded, rdn, der.SET, "a part of a name")
+        attributes = der.children(encoded, rdn)
+        if not attributes:
+            raise Malformed("a part of a name without an attribute")
+        if len(attributes) > 1:
+            octets = [encoded[attribute.start : attribute.end] for attribute in attributes]
+            if any(first >= second for first, second in pairwise(octets)):
+                raise Malformed("a part of a name whose attributes are not in DER order, or repeated")
+        yield [_attribute(encoded, attribute) for attribute in attributes]
+
+
+def _attribute(encoded: bytes, attribute: der.Tlv) -> tuple[str, str, bool]:
+    parts = der.children(encoded, attribute)
+    if attribute.tag != der.SEQUENCE or len(parts) != 2:
+        raise Malformed("an attribute of a name is a SEQUENCE of type and value")
+    oid = der.decode_oid(der.expect(encoded, parts[0], der.OID, "the type of an attribute"))
+    value = parts[1]
+    octets = encoded[value.body : value.end]
+    short = _SHORT.get(oid, oid)
+    codec = _STRINGS.get(value.tag)
+    if codec is None:
+        if short != oid:
+            raise Malformed(f"the attribute {short} of a name is no string")
+        return oid, "#" + encoded[value.start : value.end].hex(), False
+    try:
+        text = octets.decode(codec)
+    except UnicodeDecodeError:
+        raise Malformed(f"the attribute {short} of a name is not in the characters of its string type") from None
+    if value.tag == der.PRINTABLE_STRING and not _PRINTABLE.issuperset(text) and not _TOLERATED.issuperset(set(text) - _PRINTABLE):
+        raise Malformed(f"the attribute {short} of a name holds a character outside PrintableString")
+    return short, text, True
+
+
+_TOLERATED = frozenset("*@&_")  # seen in PrintableStrings of deployed CAs; harmless
+_STRINGS = {
+    der.UTF8_STRING: "utf-8",
+    der.PRINTABLE_STRING: "ascii",
+    der.IA5_STRING: "ascii",
+    0x12: "ascii",  # NumericString
+    0x14: "latin-1",  # TeletexString, as everyone writes it
+    0x1A: "ascii",  # VisibleString
+    0x1C: "utf-32-be",  # UniversalString
+    0x1E: "utf-16-be",  # BMPString
+}
+
+
+def _escape(value: str) -> str:
+    """A string as RFC 4514 2.4 writes it."""
+    escaped = "".join("\\" + character if character in '\\"+,;<>=' else character for character in value)
+    if escaped[:1] == "#" or escaped[:1] == " ":
+        escaped = "\\" + escaped
+    if escaped[-1:] == " " and len(escaped) > 1 and escaped[-2:] != "\\ ":
+        escaped = escaped[:-1] + "\\ "
+    return escaped

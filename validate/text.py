@@ -1,0 +1,167 @@
+"""Every sentence that a validation can say, in English and Chinese, by its stable code.
+
+    say("expired", who=certificate, at=certificate.not_after).zh
+
+Values may be certificates (shown by subject), names, times, texts, or anything with a ``str``. What came out of a certificate is shown
+without control characters and cut at 200 characters: it may be hostile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pkix.certificate import Certificate
+from pkix.name import Name
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A sentence in both languages, and the code it goes by."""
+
+    code: str
+    en: str
+    zh: str
+
+
+CATALOGUE: dict[str, tuple[str, str]] = {
+    # Verdicts
+    "good": ("Good: {who}, issued by {issuer}; {status}.", "有效：{who}，由 {issuer} 签发；{status}。"),
+    "not_good": ("Not good: {why}.", "无效：{why}。"),
+    "status_good": ("not revoked ({source})", "未吊销（{source}）"),
+    "status_unasked": ("revocation was not looked at", "未检查吊销状态"),
+    "status_forgiven": ("its revocation status could not be had, which the policy forgives", "无法取得吊销状态，策略允许忽略"),
+    "status_exempt": ("no revocation status is due", "无需检查吊销状态"),
+    "from_ocsp": ("OCSP of {url}, produced {at}", "{url} 的 OCSP，{at} 产生"),
+    "from_crl": ("CRL of {url}, issued {at}", "{url} 的 CRL，{at} 签发"),
+    "from_staple": ("OCSP response handed in, produced {at}", "随附的 OCSP 响应，{at} 产生"),
+    "from_supplied-crl": ("CRL handed in, issued {at}", "随附的 CRL，{at} 签发"),
+    # Path
+    "malformed": ("the certificate cannot be read: {why}", "无法解析证书：{why}"),
+    "unknown_issuer": (
+        "{who} was issued by {issuer}, whose certificate is neither trusted nor among those given",
+        "{who} 由 {issuer} 签发，其证书既不受信任，也不在所给证书之中",
+    ),
+    "unreadable_issuer": (
+        "{who} was issued by {issuer}, whose certificate is not among those that could be read ({why})",
+        "{who} 由 {issuer} 签发，其证书不在可读取的证书之中（{why}）",
+    ),
+    "bad_signature": (
+        "the signature on {who} does not verify with the key of {issuer}: it was altered, or another key signed it",
+        "{who} 上的签名无法用 {issuer} 的公钥验证：证书被篡改，或由其他密钥签名",
+    ),
+    "unsupported_signature": ("the signature on {who} cannot be checked: {why}", "无法检查 {who} 上的签名：{why}"),
+    "untrusted_root": ("{who} is a root that is not trusted here", "{who} 是根证书，但在此不受信任"),
+    "path_too_long": ("there are more than {limit} CAs above {who}", "{who} 之上的 CA 超过 {limit} 个"),
+    "too_complex": ("the certificates given allow too many paths to try them all", "所给证书可构成的路径过多，无法逐一尝试"),
+    "path_found": ("each of the {count} certificates is signed by the next one, up to {anchor}", "{count} 张证书逐级签名，直至 {anchor}"),
+    "is_anchor": ("{who} is itself a trust anchor", "{who} 本身就是信任锚"),
+    # Each certificate
+    "bad_key": ("the public key of {who} is not acceptable: {why}", "{who} 的公钥不可接受：{why}"),
+    "keys_ok": ("every public key is acceptable", "所有公钥均可接受"),
+    "expired": ("{who} expired on {at}", "{who} 已于 {at} 过期"),
+    "not_yet_valid": ("{who} is valid only from {at} on", "{who} 自 {at} 起才有效"),
+    "validity_ok": ("all certificates are within their validity at {at}", "所有证书在 {at} 均处于有效期内"),
+    "unknown_critical": (
+        "{who} has the critical extension {oid}, which is not understood here",
+        "{who} 含有此处无法理解的关键扩展 {oid}",
+    ),
+    "extensions_ok": ("every critical extension is understood", "所有关键扩展均可理解"),
+    "must_be_critical": ("{who} has the extension {oid} not marked critical, which it must be", "{who} 的扩展 {oid} 必须标记为关键"),
+    "must_not_be_critical": ("{who} has the extension {oid} marked critical, which it must not be", "{who} 的扩展 {oid} 不得标记为关键"),
+    "old_version": ("{who} is an X.509 certificate of version 1 or 2", "{who} 是第 1 或第 2 版 X.509 证书"),
+    "bad_serial": ("{who} has a serial number that is not positive", "{who} 的序列号不是正数"),
+    "empty_issuer": ("{who} names no issuer", "{who} 没有颁发者名称"),
+    "empty_subject": ("a CA in the path has no subject name", "路径中有 CA 没有主体名称"),
+    "empty_subject_alternative": (
+        "{who} has no subject, and its alternative names are missing or not critical",
+        "{who} 没有主体名称，且备用名称缺失或未标记为关键",
+    ),
+    "bad_name": ("{who} carries {name}, which is no well-formed name", "{who} 含有格式错误的名称 {name}"),
+    "no_authority_key": ("{who} has no authority key identifier", "{who} 没有颁发者密钥标识符"),
+    "no_subject_key": ("the CA {who} has no subject key identifier", "CA {who} 没有主体密钥标识符"),
+    "ca_usage": ("in {who}, basic constraints and key usage disagree about its being a CA", "{who} 的基本约束与密钥用途在是否为 CA 上不一致"),
+    "constraints_in_leaf": ("{who} is no CA and has name constraints", "{who} 不是 CA，却含有名称约束"),
+    "profile_ok": ("every certificate is built as RFC 5280 asks", "所有证书的结构均符合 RFC 5280"),
+    # The path as a whole
+    "not_ca": ("{who} was issued by {issuer}, which is no CA", "{who} 由 {issuer} 签发，而后者不是 CA"),
+    "no_cert_sign": ("{issuer} may not sign certificates: its key usage lacks keyCertSign", "{issuer} 无权签发证书：其密钥用途缺少 keyCertSign"),
+    "ca_ok": ("every issuer is a CA that may sign certificates", "所有颁发者均为有权签发证书的 CA"),
+    "path_length": (
+        "{issuer} may have at most {limit} CAs below it, and has {count}",
+        "{issuer} 之下最多可有 {limit} 个 CA，实际有 {count} 个",
+    ),
+    "path_length_ok": ("every path length constraint holds", "所有路径长度约束均满足"),
+    "name_constraint": (
+        "{issuer} may not certify the name {name} that {who} carries",
+        "{issuer} 无权认证 {who} 所含的名称 {name}",
+    ),
+    "bad_constraint": ("{issuer} has name constraints that cannot be read: {why}", "{issuer} 的名称约束无法读取：{why}"),
+    "too_many_names": ("too many names and name constraints to compare them all", "名称与名称约束过多，无法逐一比较"),
+    "names_allowed": ("every name is within the name constraints above it", "所有名称均在上级名称约束之内"),
+    "no_name_constraints": ("no CA of the path has name constraints", "路径中没有 CA 设有名称约束"),
+    "policy_missing": ("the path is good for no certificate policy that is asked for", "该路径不满足所要求的任何证书策略"),
+    "bad_policies": ("{who} has certificate policy extensions that cannot be read: {why}", "{who} 的证书策略扩展无法读取：{why}"),
+    "policies_ok": ("certificate policies hold", "证书策略成立"),
+    "mixed_families": ("the path mixes algorithm families: {families}", "路径混用了不同的算法体系：{families}"),
+    "family_ok": ("the whole path is of the algorithm family {family}", "整条路径同属 {family} 算法体系"),
+    "mixing_allowed": ("the policy allows to mix algorithm families", "策略允许混用算法体系"),
+    "wrong_purpose": (
+        "{who} is not for a TLS {purpose}: its extended key usage does not name {oid}",
+        "{who} 不能用作 TLS {purpose}：其扩展密钥用途未包含 {oid}",
+    ),
+    "wrong_usage": ("{who} is not for a TLS {purpose}: its key usage is {usage}", "{who} 不能用作 TLS {purpose}：其密钥用途为 {usage}"),
+    "purpose_ok": ("key usages allow a TLS {purpose}", "密钥用途允许用作 TLS {purpose}"),
+    "any_purpose": ("no purpose was asked for", "未指定用途"),
+    "wrong_name": ("{who} is not for {name}; it is for {names}", "{who} 不属于 {name}；它属于 {names}"),
+    "names_ok": ("it is the certificate of {names}", "它是 {names} 的证书"),
+    "any_name": ("no name was asked for", "未指定名称"),
+    # Status
+    "revoked": ("{who} was revoked on {at}, reason {reason} ({source})", "{who} 已于 {at} 被吊销，原因 {reason}（{source}）"),
+    "on_hold": ("{who} is on hold since {at} ({source})", "{who} 自 {at} 起被冻结（{source}）"),
+    "unknown_serial": ("the issuer of {who} does not know it ({source})", "{who} 的颁发者不认得该证书（{source}）"),
+    "no_status": ("the revocation status of {who} could not be had: {why}", "无法取得 {who} 的吊销状态：{why}"),
+    "status_ok": ("no certificate of the path is revoked", "路径中没有证书被吊销"),
+    "status_skipped": ("the policy does not ask for revocation status", "策略不要求检查吊销状态"),
+    "status_partial": ("status that could not be had is forgiven by the policy: {why}", "策略允许忽略无法取得的状态：{why}"),
+    "nowhere": ("it names no OCSP responder and no CRL", "它没有指明 OCSP 服务或 CRL"),
+    "not_fetched": ("nothing that was handed in covers it, and nothing may be fetched", "随附材料均不涉及该证书，且不允许联网获取"),
+    "unreachable": ("{url} did not answer: {why}", "{url} 没有应答：{why}"),
+    "unusable": ("{source} is no use: {why}", "{source} 不可用：{why}"),
+    "unusable_detail": ("{why}", "{why}"),
+}
+
+
+def say(code: str, **values: object) -> Text:
+    """The sentence ``code`` with ``values`` filled in."""
+    english, chinese = CATALOGUE[code]
+    return Text(
+        code,
+        english.format(**{key: _shown(value, False) for key, value in values.items()}),
+        chinese.format(**{key: _shown(value, True) for key, value in values.items()}),
+    )
+
+
+def joined(texts: list[Text]) -> Text:
+    """Several sentences as one, under the code of the first."""
+    return Text(texts[0].code, "; ".join(text.en for text in texts), "；".join(text.zh for text in texts))
+
+
+def moment(at: datetime) -> str:
+    """A time for people and for JSON: ISO 8601, UTC, to the second."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def title(certificate: Certificate) -> str:
+    """What a certificate is called in a sentence: its subject, or a name of it, or its serial number."""
+    return certificate.subject.text or next(iter(certificate.names), f"serial {certificate.serial:x}")
+
+
+def _shown(value: object, chinese: bool) -> str:
+    if isinstance(value, Text):
+        return value.zh if chinese else value.en
+    if isinstance(value, datetime):
+        return moment(value)
+    text = title(value) if isinstance(value, Certificate) else value.text if isinstance(value, Name) else str(value)
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return text if len(text) <= 200 else f"{text[:199]}…"
