@@ -3,10 +3,10 @@
     entry = link(head, draft)                     # head: the last AuditEntry, or None
     flaw = verify(entries, checkpoints, {"audit": public_key})
 
-digest = SHA-256 of the canonical JSON (keys sorted, no spaces, UTF-8) of ``{seq, at, actor, action, subject, detail, prev}``, with ``at`` in
-seconds since 1970 and ``prev`` in hexadecimal. ``seq`` counts from 1; ``prev`` of the first is 32 zero octets. What was cut off the end shows
-only against a checkpoint: a signed ``(seq, digest)`` that was kept. Keep checkpoints on another machine as well: who can rewrite the
-database can drop those in it.
+digest = SHA-256 of the canonical JSON (keys sorted, no spaces, UTF-8) of ``{seq, at, actor, action, subject, detail, prev}``, with ``at``
+in seconds since 1970 and ``prev`` in hexadecimal. ``seq`` counts from 1; ``prev`` of the first is 32 zero octets. What was cut off the
+end shows only against a checkpoint: a signed ``(seq, digest)`` that was kept. Keep checkpoints on another machine as well: who can
+rewrite the database can drop those in it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ class Chain:
         return None
 
 
-def verify(entries: Iterable[AuditEntry], checkpoints: Sequence[Checkpoint] = (), public_keys: Mapping[str, PublicKey] | None = None) -> Flaw | None:
+def verify(
+    entries: Iterable[AuditEntry], checkpoints: Sequence[Checkpoint] = (), public_keys: Mapping[str, PublicKey] | None = None
+) -> Flaw | None:
     """Verifies a whole chain from its first entry on.
 
     Args:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from pkix.errors import Fatal, IronrootError, Malformed, OutcomeUnknown, Unavailable
@@ -32,7 +31,7 @@ GUCS = {
     "synchronous_commit": {"on", "local", "remote_write", "remote_apply"},
 }
 WRITER_LOCK = 0x69726F6E  # advisory lock: one write transaction at a time, so that the audit chain has one order
-THIRD_PARTY = (SQLAlchemyError, sqlite3.Error, psycopg.Error, OSError)
+THIRD_PARTY = (SQLAlchemyError, sqlite3.Error, OSError)
 
 # An fsync that failed says nothing about what is on the disk, and must not be repeated; a damaged file must not be written to.
 SQLITE_FATAL = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -50,7 +49,7 @@ def translate(error: BaseException) -> IronrootError:
         return Unavailable("The disk of the database is full. Free some space, then repeat the request.", retry_after=RETRY)
     if name.startswith("SQLITE_READONLY") or name == "25006":
         return Unavailable("The database is read-only. Make it writable, then repeat the request.", retry_after=RETRY)
-    if isinstance(orig, (psycopg.DataError, sqlite3.DataError, UnicodeError)):
+    if isinstance(error, DataError):
         return Malformed("Text that cannot be stored: it holds a NUL character or is too long.")
     return Unavailable("The database is not available at the moment. Repeat the request later.", retry_after=RETRY)
 
@@ -157,7 +156,10 @@ def _postgresql(url: Any, size: int, *, write: bool) -> Engine:
     arguments = {"connect_timeout": 2, "options": timeouts, "tcp_user_timeout": 10000, "application_name": "ironroot"}
     # READ COMMITTED: each statement after the advisory lock sees what the holder before us committed
     isolation = "READ COMMITTED" if write else "AUTOCOMMIT"
-    return create_engine(url, isolation_level=isolation, connect_args=arguments, pool_size=size, max_overflow=0, pool_timeout=5)
+    try:
+        return create_engine(url, isolation_level=isolation, connect_args=arguments, pool_size=size, max_overflow=0, pool_timeout=5)
+    except ModuleNotFoundError as error:
+        raise Malformed("PostgreSQL needs the package psycopg. Install ironroot[postgresql].") from error
 
 
 def _check_gucs(connection: Connection) -> None:
@@ -169,4 +171,4 @@ def _check_gucs(connection: Connection) -> None:
 
 def outcome_unknown() -> OutcomeUnknown:
     """For a commit whose answer never came."""
-    return OutcomeUnknown("The database went away while it stored this; it may have been done. Look before you repeat it.", retry_after=RETRY)
+    return OutcomeUnknown("The database went away while it stored this; it may have been done. Look, then repeat it.", retry_after=RETRY)

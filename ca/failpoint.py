@@ -2,7 +2,8 @@
 
     failpoint("store.intend.committed")     # what holds if we crash here: the intent is durable, nobody was told
 
-Without the variable a failpoint is one comparison with None. ``raise`` before a commit is *failed and not kept*, after it *failed but kept*.
+Without the variable a failpoint is one comparison with None. ``raise`` before a commit is *failed and not kept*, after it *failed
+but kept*.
 """
 
 from __future__ import annotations

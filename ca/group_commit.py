@@ -55,7 +55,7 @@ class BatchThread:
     """One thread that does in batches what tasks submit.
 
     Args:
-        work: does a batch; returns an outcome for each call. What it raises is raised to every caller of the batch, and the thread lives on.
+        work: does a batch; returns an outcome for each call. What it raises is raised to all callers, and the thread lives on.
         window: seconds to linger at most.
         deadline: seconds after which a caller is told that its call was not, or may not have been, done.
         gate: entered before the queue is emptied and left after the work: what waits at the gate still grows the batch.

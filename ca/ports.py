@@ -111,7 +111,7 @@ class Store(Protocol):
     async def unhold(self, ids: Sequence[int], now: datetime, *, actor: str) -> list[Record]:
         """Lifts certificateHold. Raises Conflict if one of them is revoked for another reason (and then changes nothing)."""
 
-    async def revocation_entries(self, authority: str) -> AsyncIterator[CrlEntry]:
+    def revocation_entries(self, authority: str) -> AsyncIterator[CrlEntry]:
         """Revoked serials of one authority, unexpired or expired since its last CRL, in serial order, from a cursor."""
 
     # Look-ups
@@ -157,7 +157,7 @@ class Store(Protocol):
     async def audit(self, actor: str, action: str, subject: str, now: datetime, **detail: object) -> None:
         """Appends one entry of its own, for acts that are no other verb of this store."""
 
-    async def audit_entries(self, after: int = 0) -> AsyncIterator[AuditEntry]: ...
+    def audit_entries(self, after: int = 0) -> AsyncIterator[AuditEntry]: ...
     async def audit_head(self) -> AuditEntry | None: ...
     async def add_checkpoint(self, seq: int, digest: bytes, key: str, signature: bytes, now: datetime) -> None: ...
     async def checkpoints(self) -> list[tuple[int, bytes, str, bytes]]: ...

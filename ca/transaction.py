@@ -27,7 +27,7 @@ from ca.database import THIRD_PARTY, Database, outcome_unknown, translate
 from ca.failpoint import failpoint
 from ca.group_commit import Call, Verb
 from ca.model import AuditEntry
-from pkix.errors import Conflict, Fatal, IronrootError
+from pkix.errors import Conflict, Fatal, IronrootError, Unavailable
 
 Outcome = Any  # a verb's result, or the exception to raise to its caller
 TRIES = 3
@@ -138,7 +138,9 @@ class Writer:
                 if not last and isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in REPEATABLE:
                     continue
                 return self._failed(calls, translate(error))
-            except Exception as error:
+            except Unavailable as error:
+                return self._failed(calls, error)
+            except Exception as error:  # of one of the calls; which one shows when each is done alone
                 if len(calls) == 1:
                     return [self._remember(error)]
                 break

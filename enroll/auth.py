@@ -12,23 +12,19 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from ca.model import Identity, Method, Reason, Record, State
 from ca.ports import Store
 from enroll.path import verify_path
-from pkix import pem
-from pkix.certificate import Certificate, parse_certificate
-from pkix.errors import Malformed, Refused, Unauthenticated
+from enroll.trust import Trust
+from pkix.certificate import Certificate
+from pkix.errors import Refused, Unauthenticated
 from policies.model import DEVICE, Fleet
 
 _ASK_AGAIN = "Ask the administrator for a new invitation (ironroot device invite)."
-
-Trust = Callable[[Fleet], Sequence[Certificate]]
-"""The manufacturers' CA certificates that a fleet trusts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ class Proof:
 
 
 class Authenticator:
-    """Args: the store with invitations and certificates; ``trust`` gives the manufacturers' CAs of a fleet."""
+    """Args: the store with invitations and certificates; ``trust`` gives the manufacturers' CAs of a fleet (``enroll.trust``)."""
 
     def __init__(self, store: Store, trust: Trust) -> None:
         self._store, self._trust = store, trust
@@ -70,9 +66,7 @@ class Authenticator:
         if invitation.fleet != fleet.id:
             raise Unauthenticated("The one-time token was made for another fleet. Use the address that came with it.")
         if invitation.device != device:
-            raise Unauthenticated(
-                "The one-time token was made for another device. Send the serial number that it was made for as user name."
-            )
+            raise Unauthenticated("The one-time token was made for another device. Its serial number is the user name.")
         if invitation.used is None and now >= invitation.expires:
             raise Unauthenticated(f"The one-time token expired at {invitation.expires:%F %TZ}. {_ASK_AGAIN}")
         return Proof(Identity(fleet.id, device, Method.TOKEN, digest.hex(), invitation.names), token=digest)
@@ -93,28 +87,6 @@ class Authenticator:
             raise Refused(f"The certificate presented is none of ours, and fleet {fleet.id} takes no other. It takes: {_doors(fleet)}.")
         verify_path(certificate, presented, self._trust(fleet), now)
         return Proof(Identity(fleet.id, _manufacturer_serial(certificate), Method.IDEVID, certificate.sha256.hex()))
-
-
-def load_trust(home: Path, fleets: Iterable[Fleet]) -> Trust:
-    """Reads the manufacturers' CA certificates of all fleets, once. A file that is not there trusts nobody.
-
-    Raises:
-        Malformed: a file holds something else than certificates, or cannot be read; it is named.
-    """
-    found = {fleet.id: tuple(_certificates(home, fleet)) for fleet in fleets}
-    return lambda fleet: found.get(fleet.id, ())
-
-
-def _certificates(home: Path, fleet: Fleet) -> Iterator[Certificate]:
-    for path in fleet.idevid.trust:
-        try:
-            yield from map(parse_certificate, pem.certificates((home / path).read_bytes()))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise Malformed(f"Fleet {fleet.id}, idevid.trust: {path} cannot be read ({error.strerror}).") from None
-        except Malformed as error:
-            raise Malformed(f"Fleet {fleet.id}, idevid.trust: {path}: {error}") from None
 
 
 def _basic(authorization: str) -> tuple[str, bytes]:
@@ -147,7 +119,7 @@ def _manufacturer_serial(certificate: Certificate) -> str:
     found = certificate.subject.get("serialNumber")
     if len(found) != 1 or not DEVICE.fullmatch(found[0]):
         raise Unauthenticated(
-            "The subject of the device certificate has not one serialNumber of letters, digits, '.', '_' and '-', at most 64."
+            "The subject of the device certificate has not one serialNumber of at most 64 letters, digits, '.', '_' and '-'."
         )
     return found[0]
 

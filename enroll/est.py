@@ -120,7 +120,7 @@ def _der(body: bytes, labels: tuple[str, ...], what: str) -> bytes:
     body = body.strip(_WHITESPACE)
     if not body:
         raise Malformed(f"The request has no body. Send {what} in base64.")
-    if body.startswith(b"-----BEGIN"):
+    if b"-----BEGIN " in body:
         found = [octets for label, octets in pem.decode(body) if label in labels]
         if len(found) != 1:
             raise Malformed(f"The PEM text is not {what}: expected one block labelled {labels[0]}.")

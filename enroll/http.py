@@ -1,6 +1,6 @@
 """The EST door over HTTP (RFC 7030, RFC 8951): one aiohttp handler, thin.
 
-    app.add_routes(routes(EstDoor(policies, store, issuer, authorities, clock, trust)))
+    app.add_routes(routes(EstDoor(policies=…, store=…, issuer=…, authorities=…, clock=…, home=…)))
 
     GET   /.well-known/est/<fleet>/cacerts          issuing authority and those above it
     GET   /.well-known/est/<fleet>/csrattrs         what key the fleet wants
@@ -19,6 +19,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -28,9 +29,10 @@ from ca.issue import Issuer
 from ca.model import Authority, Issued, Method
 from ca.ports import Clock, Store
 from enroll import est
-from enroll.auth import Authenticator, Proof, Trust
+from enroll.auth import Authenticator, Proof
 from enroll.service import Enrolment
-from pkix.certificate import Certificate, parse_certificate
+from enroll.trust import TrustFiles
+from pkix.certificate import parse_certificate
 from pkix.csr import parse_csr
 from pkix.errors import Fatal, IronrootError, Malformed, NotFound, Refused, TooLarge, Unauthenticated, Unavailable
 from policies.loader import Policies
@@ -69,25 +71,25 @@ class EstDoor:
 
     Args:
         policies: fleets by label.  authorities: by id; may grow while this lives.
-        trust: the manufacturers' CAs of a fleet (``enroll.auth.load_trust``).
+        home: below it lie the manufacturers' CAs that fleets name.
         observe: called with ``"est"`` and fleet, operation and status of every answer.
         body_seconds: see ``BODY_SECONDS``.
     """
 
     def __init__(
         self,
+        *,
         policies: Policies,
         store: Store,
         issuer: Issuer,
         authorities: Mapping[str, Authority],
         clock: Clock,
-        trust: Trust,
-        *,
+        home: Path,
         observe: Observe = ignore,
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         self._fleets, self._authorities, self._clock = policies.fleets, authorities, clock
-        self._authenticator, self._enrolment = Authenticator(store, trust), Enrolment(store, issuer)
+        self._authenticator, self._enrolment = Authenticator(store, TrustFiles(home)), Enrolment(store, issuer)
         self._observe, self._body_seconds = observe, body_seconds
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -128,16 +130,14 @@ class EstDoor:
 
     async def _enroll(self, request: web.Request, fleet: Fleet, *, renew: bool) -> Issued:
         signed = est.is_signed(request.headers.get("Content-Type", ""))
-        connected = client_certificates(request)
+        connected = _client_certificates(request)
         authorization = None if renew else request.headers.get("Authorization")
         if not (signed or connected or authorization):
             raise _no_credential(renew=renew)
         body = await read_body(request, est.MAX_SIGNED_REQUEST if signed else est.MAX_REQUEST, self._body_seconds)
         now = self._clock.now()
         message = est.decode(body, signed=signed)
-        if message.signer is not None:
-            connected, authorization = [message.signer, *message.presented], None
-        proof = await self._authenticate(fleet, authorization, connected, now)
+        proof = await self._authenticate(fleet, message, authorization, connected, now)
         csr = parse_csr(message.pkcs10)
         request_id = _request_id(request)
         if request_id is None and (signed or proof.identity.method is not Method.IDEVID):
@@ -158,14 +158,19 @@ class EstDoor:
         )
         return issued
 
-    async def _authenticate(self, fleet: Fleet, authorization: str | None, certificates: list[Certificate], now: datetime) -> Proof:
+    async def _authenticate(
+        self, fleet: Fleet, message: est.Message, authorization: str | None, connected: list[bytes], now: datetime
+    ) -> Proof:
         """The signature on the message decides before the Authorization header, that before the certificate of the connection.
 
         A TLS stack presents its certificate unasked; the other two are meant.
         """
+        if message.signer is not None:
+            return await self._authenticator.certificate(fleet, message.signer, message.presented, now)
         if authorization is not None:
             return await self._authenticator.token(fleet, authorization, now)
-        return await self._authenticator.certificate(fleet, certificates[0], certificates[1:], now)
+        own, *others = map(parse_certificate, connected)
+        return await self._authenticator.certificate(fleet, own, others, now)
 
     def _fleet(self, label: str | None, operation: str | None) -> Fleet:
         if label is None:
@@ -212,15 +217,14 @@ async def read_body(request: web.Request, limit: int, seconds: float) -> bytes:
     return bytes(body)
 
 
-def client_certificates(request: web.Request) -> list[Certificate]:
+def _client_certificates(request: web.Request) -> list[bytes]:
     """What the client presented in TLS, its own certificate first; empty without one. TLS has proved that it holds the key."""
     connection = request.get_extra_info("ssl_object")
     own = connection.getpeercert(True) if isinstance(connection, ssl.SSLObject) else None
     if own is None:
         return []
     assert isinstance(connection, ssl.SSLObject)  # noqa: S101 - for the type checker
-    others = [octets for octets in _sent_chain(connection) if octets != own]
-    return [parse_certificate(octets) for octets in (own, *others)]
+    return [own, *(octets for octets in _sent_chain(connection) if octets != own)]
 
 
 def _sent_chain(connection: ssl.SSLObject) -> list[bytes]:

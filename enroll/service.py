@@ -109,6 +109,4 @@ def _check_same(csr: Csr, current: Certificate) -> None:
             "A renewal keeps it: send the same one, or an empty one."
         )
     if csr.names and set(csr.names) != set(current.names):
-        raise Refused(
-            "The subject alternative names asked for differ from the current certificate's. A renewal keeps them: leave them out."
-        )
+        raise Refused("The alternative names asked for differ from the current certificate's. A renewal keeps them: leave them out.")

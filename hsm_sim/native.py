@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hsm_sim.signing import Batch, Job, Outcome, Signing, failure
 from hsm_sim.signlog import Entry, SignLog
@@ -82,15 +82,15 @@ class Connection(asyncio.Protocol):
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 (what a stream socket has)
+    def connection_made(self, made: asyncio.BaseTransport) -> None:
+        transport = cast("asyncio.Transport", made)  # what a stream socket has
         if not _is_ours(transport) or len(self._door.connections) >= MAX_CONNECTIONS or self._door.stopping:
             transport.abort()
             return
         self._transport = transport
         self._door.connections.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._transport = None
         self._door.connections.discard(self)
         self._gone.set()
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
                 case "login":
                     self._later(request, self._login(request.text("pin")))
                 case "keys":
-                    self._answer(request, [key.attributes() for key in self._vault().keys()])
+                    self._answer(request, [key.attributes() for key in self._vault().all_keys()])
                 case "public_key":
                     self._answer(request, self._vault().get(request.text("key")).attributes())
                 case "sign_many":
@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
             "tries_left": max(0, TRIES - token.wrong_pins()),
         }
         if token.vault is not None and self._epoch == token.epoch:
-            status |= {"keys": len(token.vault.keys()), "damaged": token.vault.damaged, "signatures": self._door.log.head.seq}
+            status |= {"keys": len(token.vault.all_keys()), "damaged": token.vault.damaged, "signatures": self._door.log.head.seq}
         return status
 
     async def _login(self, pin: str) -> dict[str, Any]:
@@ -192,9 +192,11 @@ class Connection(asyncio.Protocol):
         return {}
 
     async def _generate(self, vault: Vault, label: str, kind: str) -> dict[str, Any]:
-        if kind not in KeyKind:
-            raise Rejected(Code.MECHANISM_INVALID, f"keys of kind {kind[:40]!r} cannot be made here")
-        return (await vault.generate(label, KeyKind(kind), self._door.clock())).attributes()
+        try:
+            known = KeyKind(kind)
+        except ValueError as error:
+            raise Rejected(Code.MECHANISM_INVALID, f"keys of kind {kind[:40]!r} cannot be made here") from error
+        return (await vault.generate(label, known, self._door.clock())).attributes()
 
     async def _destroy(self, vault: Vault, label: str) -> dict[str, Any]:
         await vault.destroy(label)

@@ -67,7 +67,7 @@ class Job:
 
 
 class Signing:
-    """The two lanes and the log behind them. Made inside the running loop; ``on_failure`` is told when the log cannot be trusted any more."""
+    """The two lanes and the log behind them. Made inside the running loop; ``on_failure`` hears when the log cannot be trusted any more."""
 
     def __init__(self, log: SignLog, clock: Callable[[], datetime], on_failure: Callable[[SyncFailed], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class Signing:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Takes jobs in; their batches hear of the outcomes."""
-        slow = []
+        slow: list[Job] = []
         for job in jobs:
             (self._fast if job.key.kind in FAST else slow).append(job)
         for start in range(0, len(slow), SLOW_CHUNK):

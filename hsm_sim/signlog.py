@@ -22,6 +22,7 @@ from pkix.errors import Fatal
 
 _TAIL = 4 << 20  # octets read from the end at start; more than the largest batch
 _FIRST = "0" * 64
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Entry(NamedTuple):
@@ -100,11 +101,11 @@ class SignLog:
             seq += 1
             name, value = ("input", data.hex()) if len(data) <= 64 else ("sha256", sha256(data).hexdigest())
             record = {"seq": seq, "time": time, "key": key, "purpose": purpose, name: value, "prev": previous}
-            line = json.dumps(record, separators=(",", ":")).encode()
+            line = _compact(record).encode()
             previous = sha256(line).hexdigest()
             lines += line + b"\n"
         try:
-            files.write_all(self._file, lines)
+            files.write_all(self._file, bytes(lines))
         except OSError:
             os.ftruncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)

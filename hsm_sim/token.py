@@ -103,7 +103,7 @@ class Token:
         return "locked" if self.vault is None else "operational"
 
     def wrong_pins(self) -> int:
-        """Wrong PINs in a row so far. A counter that is gone or unreadable counts as used up: it may have been removed to get more tries."""
+        """Wrong PINs in a row so far. A counter that is gone or unreadable counts as used up: who removed it may want more tries."""
         try:
             return int((self._home / "pin.tries").read_bytes())
         except (FileNotFoundError, ValueError):

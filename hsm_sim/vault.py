@@ -74,7 +74,7 @@ class Vault:
             except Malformed as error:
                 self.damaged[path.name] = str(error)
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
         return list(self._keys.values())
 
     def get(self, label: str) -> Key:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from ca.model import Invitation
+from ironroot.names import canonical
 from ironroot.setup import TLS_FLEET
 from ironroot.wire import Installation
 from pkix.errors import Malformed, Refused
-from pkix.extensions import canonical_name
-
-_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+from policies.model import DEVICE
+from policies.names import choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +31,25 @@ class Invited:
     expires: datetime
 
 
-async def invite(
-    here: Installation, fleet: str, device: str, *, names: Sequence[str], now: datetime, actor: str
-) -> Invited:
+async def invite(here: Installation, fleet: str, device: str, *, names: Sequence[str], now: datetime, actor: str) -> Invited:
     """Makes and stores one token.
 
     Args:
         names: DNS names and addresses that the certificate shall carry; the one who invites vouches for them.
     Raises:
-        NotFound: no such fleet.  Malformed: a serial or name that no certificate may carry.  Refused: the fleet takes no tokens, or no names.
+        NotFound: no such fleet.  Malformed: a serial or name that no certificate may carry.
+        Refused: the fleet takes no tokens, or no names.
     """
     chosen = here.fleet(fleet)
     if "token" not in chosen.authenticators:
         raise Refused(f"Fleet {fleet} does not take tokens; its policies/fleets/{fleet}.toml says which proofs it takes.")
-    if not _DEVICE.fullmatch(device):
+    if not DEVICE.fullmatch(device):
         raise Malformed("A device serial is 1 to 64 letters, digits, dots, underscores and hyphens, and starts with a letter or digit.")
     root = here.authority(here.fleet(TLS_FLEET).authority).chain[-1]
     token = f"{_text(secrets.token_bytes(32))}.{_text(root.sha256)}"
-    canonical = tuple(sorted({canonical_name(name) for name in names}))
+    vouched = choose(here.policies.profiles[chosen.profile], vouched=sorted({canonical(name) for name in names}), proposed=())
     expires = now + chosen.token_lifetime
-    invitation = Invitation(hashlib.sha256(token.encode()).digest(), fleet, device, canonical, now, expires)
+    invitation = Invitation(hashlib.sha256(token.encode()).digest(), fleet, device, vouched, now, expires)
     await here.store.invite([invitation], now, actor=actor)
     return Invited(token, root.sha256.hex(), expires)
 

@@ -24,9 +24,7 @@ async def until_shown(here: Installation, records: Sequence[Record], *, revoked:
                 while await _status(here, session, url, record) != ("revoked" if revoked else "good"):
                     await asyncio.sleep(_PAUSE)
     except TimeoutError:
-        raise Unavailable(
-            f"It is recorded, but {url} did not show it within {seconds:.0f} seconds. Is `ironroot serve` running?"
-        ) from None
+        raise Unavailable(f"It is recorded, but {url} did not show it within {seconds:.0f} seconds. Is `ironroot serve` running?") from None
 
 
 async def _status(here: Installation, session: aiohttp.ClientSession, url: str, record: Record) -> str | None:

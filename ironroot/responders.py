@@ -6,6 +6,7 @@ from ca.model import Authority, Record
 from ca.ports import Store
 from ocsp.answer import Responder
 from pkix.certificate import parse_certificate
+from pkix.errors import Unavailable
 
 
 def responder_profile(authority: Authority) -> str:
@@ -19,9 +20,12 @@ class Responders:
     def __init__(self) -> None:
         self._by_authority: dict[str, Responder] = {}
 
-    def for_authority(self, authority: str) -> Responder | None:
-        """None while an authority has no signer yet."""
-        return self._by_authority.get(authority)
+    def for_authority(self, authority: str) -> Responder:
+        """Raises Unavailable while an authority has no signer yet."""
+        try:
+            return self._by_authority[authority]
+        except KeyError:
+            raise Unavailable(f"{authority} has no OCSP signer yet.", retry_after=5) from None
 
     async def refresh(self, store: Store, authorities: dict[str, Authority]) -> None:
         """Reads the newest signers from the store."""

@@ -1,8 +1,8 @@
 """Settings of one installation: ``HOME/ironroot.toml``, and where everything lies below the home folder.
 
-    HOME/ironroot.toml      these settings             HOME/policies/   profiles and fleets, yours to edit
-    HOME/db/ironroot.db     the database (SQLite)      HOME/trust/      manufacturers' CAs, a folder for each fleet
-    HOME/hsm/               the simulated HSM          HOME/tls/        the service's own TLS certificate and key
+HOME/ironroot.toml      these settings             HOME/policies/   profiles and fleets, yours to edit
+HOME/db/ironroot.db     the database (SQLite)      HOME/idevid/      manufacturers' CAs, a file for each fleet
+HOME/hsm/               the simulated HSM          HOME/tls/        the service's own TLS certificate and key
 """
 
 from __future__ import annotations
@@ -172,9 +172,7 @@ class Settings(_Part):
 
     def urls(self, authority: str) -> Urls:
         """What certificates of ``authority`` say about where its status and its certificate are."""
-        return Urls(
-            crl=f"{self.http_url}/crl/{authority}.crl", ocsp=f"{self.http_url}/ocsp", issuer=f"{self.http_url}/aia/{authority}.cer"
-        )
+        return Urls(crl=f"{self.http_url}/crl/{authority}.crl", ocsp=f"{self.http_url}/ocsp", issuer=f"{self.http_url}/aia/{authority}.cer")
 
     @classmethod
     def load(cls, home: Path) -> Self:

@@ -20,6 +20,7 @@ from ca.crl import publish
 from ca.migrate import upgrade
 from ca.model import Authority, Authorized, Identity, Method, Record
 from ironroot.files import write_atomically
+from ironroot.names import canonical
 from ironroot.responders import responder_profile
 from ironroot.settings import Settings, write_default
 from ironroot.supervisor import hsm
@@ -33,7 +34,7 @@ from pkix.name import name
 from pkix.privatekey import generate
 from policies import loader
 
-FAMILIES = {"ecc": KeyKind.P256, "sm2": KeyKind.SM2}
+FAMILIES = {"ecc": KeyKind.P_256, "sm2": KeyKind.SM2}
 TLS_FLEET, TLS_DEVICE = "ecc-platforms", "ironroot-service"
 _PATIENCE = 30  # seconds that a second `init` waits for what an interrupted one left in the middle
 
@@ -49,15 +50,13 @@ async def initialise(home: Path, *, http_port: int | None, https_port: int | Non
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_default(home, http_port, https_port, organization)
     settings = Settings.load(home)
-    for folder in (home / "db", settings.tls, home / "trust"):
+    for folder in (home / "db", settings.tls, home / "idevid"):
         folder.mkdir(mode=0o700, exist_ok=True)
     if not settings.policies.exists():
         partial = settings.policies.with_name("policies.new")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(loader.DEFAULTS, partial)
         partial.rename(settings.policies)
-    for fleet in loader.load(settings.policies).fleets:
-        (home / "trust" / fleet).mkdir(mode=0o700, exist_ok=True)
     await _initialise_hsm(settings)
     await asyncio.to_thread(upgrade, settings.database_url)
     async with hsm(settings), installation(settings) as here:
@@ -103,7 +102,7 @@ async def ensure_tls(here: Installation) -> None:
     Key and chain are one file, replaced as one: a crash leaves the old pair or the new one.
     """
     file = here.settings.tls / "service.pem"
-    names = tuple(sorted({_canonical(text) for text in here.settings.https.names}))
+    names = tuple(sorted({canonical(text) for text in here.settings.https.names}))
     now = here.clock.now()
     current = tls_certificate(file)
     if current is not None and set(names) <= set(current.names) and now < worn_at(current.not_before, current.not_after):
@@ -111,7 +110,7 @@ async def ensure_tls(here: Installation) -> None:
         if record and record[0].revocation is None:
             return
     fleet = here.fleet(TLS_FLEET)
-    key = generate(KeyKind.P256)
+    key = generate(KeyKind.P_256)
     csr = parse_csr(build_csr(key, name(("CN", TLS_DEVICE))))
     identity = Identity(TLS_FLEET, TLS_DEVICE, Method.SERVICE, hashlib.sha256(csr.der).hexdigest(), names)
     issued = await here.issuer.issue(Authorized(csr, identity, fleet.profile, fleet.authority), now)
@@ -179,12 +178,3 @@ async def _hierarchy(here: Installation, family: str, kind: KeyKind) -> None:
             stale = here.clock.now() - timedelta(seconds=error.retry_after)
             await here.issuer.recover(stale, here.clock.now())
     await here.reload_authorities()
-
-
-def _canonical(text: str) -> str:
-    import ipaddress
-
-    try:
-        return f"ip:{ipaddress.ip_address(text)}"
-    except ValueError:
-        return f"dns:{text.lower()}"

@@ -1,7 +1,7 @@
 """The composition root: opens one installation and hands out its parts, wired.
 
-    async with installation(Settings.load(home)) as here:
-        issued = await here.issuer.issue(request, here.clock.now())
+async with installation(Settings.load(home)) as here:
+    issued = await here.issuer.issue(request, here.clock.now())
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from enroll.http import EstDoor
 from enroll.http import routes as est_routes
+from enroll.trust import TrustFiles
 from ironroot.log import configure
 from ironroot.responders import Responders
 from ironroot.settings import Listener, Settings
@@ -25,7 +26,6 @@ from ironroot.setup import tls_certificate
 from ironroot.wire import Installation, installation
 from ocsp.http import StatusDoor
 from ocsp.http import routes as status_routes
-from pkix import pem
 from pkix.errors import Fatal, IronrootError, Unavailable
 
 log = structlog.get_logger("worker")
@@ -40,6 +40,7 @@ class Tls:
 
     def __init__(self, here: Installation) -> None:
         self._here = here
+        self._trust = TrustFiles(here.settings.home)
         self._file = here.settings.tls / "service.pem"
         self._seen: tuple[object, ...] = ()
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -53,7 +54,9 @@ class Tls:
 
     def refresh(self) -> None:
         """Loads what changed. Raises Unavailable where the service has no certificate yet."""
-        trusted = self._trusted()
+        fleets = self._here.policies.fleets.values()
+        own = [a.certificate for a in self._here.authorities.values()]
+        trusted = tuple(dict.fromkeys(c.der for c in (*own, *(c for fleet in fleets for c in self._trust(fleet)))))
         try:
             stamp = self._file.stat().st_mtime_ns
         except FileNotFoundError:
@@ -68,15 +71,6 @@ class Tls:
             except ssl.SSLError as error:
                 log.warning("client_ca_not_loaded", error=error.reason)
         self._seen = seen
-
-    def _trusted(self) -> tuple[bytes, ...]:
-        found = [a.certificate.der for a in self._here.authorities.values() if a.family == "ecc"]
-        for folder in sorted((self._here.settings.home / "trust").glob("*/*.pem")):
-            try:
-                found += pem.certificates(folder.read_bytes())
-            except (OSError, IronrootError) as error:
-                log.warning("trust_file_not_read", file=folder.name, error=str(error))
-        return tuple(dict.fromkeys(found))
 
 
 def run(home: Path) -> None:

@@ -10,6 +10,7 @@ answer without a nonce is signed once and given again while the status stays wha
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,17 +24,25 @@ from ca.ports import Signer, Store
 from pkix.algorithms import SIGNATURES
 from pkix.certificate import Certificate
 from pkix.errors import BadSignature, Malformed, NotFound, Unavailable
-from pkix.ocsp import CertId, Single, assemble_response, build_response_data, error_response, issuer_hashes, parse_request
+from pkix.ocsp import (
+    HASHES,
+    MALFORMED_REQUEST,
+    TRY_LATER,
+    UNAUTHORIZED,
+    CertId,
+    Single,
+    assemble_response,
+    build_response_data,
+    error_response,
+    issuer_hashes,
+    parse_request,
+)
 
 LIFETIME = timedelta(hours=1)
 """From thisUpdate to nextUpdate."""
 KEPT = 20_000
 """Signed answers kept, about 1 KiB each."""
 
-MALFORMED_REQUEST, TRY_LATER, UNAUTHORIZED = 1, 3, 6
-"""OCSPResponseStatus (RFC 6960 4.2.1)."""
-
-_HASHES = ("sha1", "sha256", "sha384", "sm3")
 _MAX_SERIAL = 1 << 159
 
 log = structlog.get_logger("ocsp")
@@ -43,7 +52,7 @@ log = structlog.get_logger("ocsp")
 class Responder:
     """Who signs for an authority: a certificate with id-pkix-ocsp-nocheck, and the signer's reference of its key."""
 
-    authority: str
+    authority: Authority
     certificate: Certificate
     key: str
 
@@ -51,8 +60,8 @@ class Responder:
 class Responders(Protocol):
     """The current delegated signer of each authority."""
 
-    def for_authority(self, authority: str) -> Responder:
-        """Raises NotFound or Unavailable if it has none at the moment."""
+    def for_authority(self, authority: str) -> Responder | None:
+        """None while it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +129,8 @@ class Answerer:
         if issuer is None:
             return unauthorized()
         try:
-            responder = self._responders.for_authority(issuer)
-            statuses = [await self._status(issuer, cert_id.serial) for cert_id in request.cert_ids]
+            responder = self._responder(issuer, now)
+            statuses = await asyncio.gather(*(self._status(issuer, cert_id.serial) for cert_id in request.cert_ids))
             if request.nonce is None and len(statuses) == 1:
                 return await self._kept_or_signed(responder, request.cert_ids[0], statuses[0], now)
             return await self._sign(responder, request.cert_ids, statuses, now, request.nonce)
@@ -132,16 +141,22 @@ class Answerer:
     def _issuer(self, cert_id: CertId) -> str | None:
         if self._indexed != len(self._authorities):
             for authority in self._authorities.values():
-                for name in _HASHES:
+                for name in HASHES:
                     self._issuers[name, *issuer_hashes(name, authority.certificate)] = authority.id
             self._indexed = len(self._authorities)
         return self._issuers.get((cert_id.hash, cert_id.name_hash, cert_id.key_hash))
+
+    def _responder(self, authority: str, now: datetime) -> Responder:
+        responder = self._responders.for_authority(authority)
+        if responder is None or responder.certificate.not_after <= now:
+            raise Unavailable(f"{authority} has no OCSP signer certificate that is valid now.")
+        return responder
 
     async def _status(self, issuer: str, serial: int) -> Status | None:
         return await self._store.status(issuer, serial) if 0 < serial < _MAX_SERIAL else None
 
     async def _kept_or_signed(self, responder: Responder, cert_id: CertId, status: Status | None, now: datetime) -> Answer:
-        key, said = (responder.authority, cert_id.der), (status, responder.certificate.sha256)
+        key, said = (responder.authority.id, cert_id.der), (status, responder.certificate.sha256)
         kept = self._kept.get(key)
         if kept is not None and kept.said == said and kept.answer.fresh is not None and kept.answer.fresh[0] <= now < kept.renew:
             self._kept.move_to_end(key)
@@ -159,8 +174,6 @@ class Answerer:
         self, responder: Responder, cert_ids: tuple[CertId, ...], statuses: list[Status | None], now: datetime, nonce: bytes | None
     ) -> Answer:
         next_update = min(now + self._lifetime, responder.certificate.not_after)
-        if next_update <= now:
-            raise Unavailable(f"The OCSP signer certificate of {responder.authority} has expired.")
         singles = [_single(cert_id, status, now, next_update) for cert_id, status in zip(cert_ids, statuses, strict=True)]
         public_key = responder.certificate.public_key
         data = build_response_data(responder_key=public_key, produced_at=now, singles=singles, nonce=nonce)

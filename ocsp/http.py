@@ -1,6 +1,6 @@
 """The status doors over plain HTTP: OCSP, CRLs and CA certificates, for whoever asks (RFC 6960 A, RFC 9919, RFC 5280).
 
-    app.add_routes(routes(StatusDoor(answerer, store, authorities, clock)))
+    app.add_routes(routes(StatusDoor(store=…, signer=…, authorities=…, responders=…, clock=…)))
 
     POST  /ocsp                         GET  /ocsp/<base64 of the request>
     GET   /crl/<authority>.crl          the newest CRL
@@ -25,8 +25,8 @@ from aiohttp import web
 from aiohttp.hdrs import ETAG
 
 from ca.model import Authority, CrlRecord
-from ca.ports import Clock, Store
-from ocsp.answer import Answer, Answerer, malformed
+from ca.ports import Clock, Signer, Store
+from ocsp.answer import LIFETIME, Answer, Answerer, Responders, malformed
 from pkix.errors import Unavailable
 
 MAX_AGE = timedelta(seconds=60)
@@ -60,22 +60,26 @@ class StatusDoor:
 
     Args:
         authorities: by id; may grow while this lives.
+        responders: their delegated signers.  lifetime: of an OCSP answer.
         max_age: see ``MAX_AGE``.
         observe: called with ``"ocsp"`` and method and outcome of every OCSP answer.
     """
 
     def __init__(
         self,
-        answerer: Answerer,
-        store: Store,
-        authorities: Mapping[str, Authority],
-        clock: Clock,
         *,
+        store: Store,
+        signer: Signer,
+        authorities: Mapping[str, Authority],
+        responders: Responders,
+        clock: Clock,
+        lifetime: timedelta = LIFETIME,
         max_age: timedelta = MAX_AGE,
         observe: Observe = ignore,
         body_seconds: float = BODY_SECONDS,
     ) -> None:
-        self._answerer, self._store, self._authorities, self._clock = answerer, store, authorities, clock
+        self._answerer = Answerer(store, signer, authorities, responders, lifetime=lifetime)
+        self._store, self._authorities, self._clock = store, authorities, clock
         self._max_age, self._observe, self._body_seconds = max_age, observe, body_seconds
         self._crls: dict[str, CrlRecord] = {}
 

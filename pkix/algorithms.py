@@ -191,7 +191,8 @@ class PublicKey:
         algorithm = algorithm or SIGNATURES[self.kind]
         kinds, verifier = _SCHEMES[algorithm.name]
         if self.kind not in kinds:
-            raise Unsupported(f"signature algorithm {algorithm.name} does not fit a key of kind {self.kind}")
+            fitting = SIGNATURES[self.kind].name
+            raise Unsupported(f"signature algorithm {algorithm.name} does not fit a key of kind {self.kind}; sign with {fitting}")
         try:
             verifier(self.handle, signature, message)
         except InvalidSignature:

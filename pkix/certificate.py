@@ -33,7 +33,7 @@ _issuer_name = lru_cache(maxsize=256)(parse_name)
 _signature_algorithm = lru_cache(maxsize=64)(signature_algorithm)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
     """A certificate that parsed. Two are equal if their octets are.
 
@@ -80,6 +80,9 @@ class Certificate:
 
     def __hash__(self) -> int:
         return hash(self.der)
+
+    def __repr__(self) -> str:
+        return f"<Certificate {self.subject.text!r}, serial {self.serial:x}>"
 
     @property
     def public_key(self) -> PublicKey:

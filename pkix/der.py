@@ -12,9 +12,11 @@ Tags are the identifier octet itself (0x30 SEQUENCE, 0xA0 [0] constructed). High
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from pkix.errors import Malformed
@@ -23,7 +25,20 @@ BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, NULL, OID = 0x01, 0x02, 0x03, 0x04, 
 ENUMERATED, UTF8_STRING, PRINTABLE_STRING, IA5_STRING = 0x0A, 0x0C, 0x13, 0x16
 UTC_TIME, GENERALIZED_TIME, SEQUENCE, SET = 0x17, 0x18, 0x30, 0x31
 
+STRINGS = {
+    UTF8_STRING: "utf-8",
+    PRINTABLE_STRING: "ascii",
+    IA5_STRING: "ascii",
+    0x12: "ascii",  # NumericString
+    0x14: "latin-1",  # TeletexString, as everyone writes it
+    0x1A: "ascii",  # VisibleString
+    0x1C: "utf-32-be",  # UniversalString
+    0x1E: "utf-16-be",  # BMPString
+}
+"""The string types, and the codec of each."""
+
 _MAX_OID_BODY = 64
+_DOTTED = re.compile(r"[0-2](\.(0|[1-9][0-9]{0,38}))+")
 _MAX_INTEGER_BODY = 2080
 
 
@@ -152,11 +167,9 @@ def _check_primitive(data: bytes, tag: int, body: int, end: int) -> None:
     elif tag == OID:
         if not 0 < length <= _MAX_OID_BODY or data[end - 1] & 0x80:
             raise Malformed("DER: an OBJECT IDENTIFIER that is empty, cut off, or too long")
-        previous = 0
-        for octet in data[body:end]:
-            if octet == 0x80 and previous < 0x80:
-                raise Malformed("DER: an OBJECT IDENTIFIER arc with leading zeros")
-            previous = octet
+        contents = data[body:end]
+        if 0x80 in contents and (contents[0] == 0x80 or any(b == 0x80 and a < 0x80 for a, b in pairwise(contents))):
+            raise Malformed("DER: an OBJECT IDENTIFIER arc with leading zeros")
     elif tag == BOOLEAN:
         if length != 1 or data[body] not in (0x00, 0xFF):
             raise Malformed("DER: a BOOLEAN must be one octet, 00 or FF")
@@ -245,12 +258,9 @@ def named_bits(bits: Iterable[int]) -> bytes:
 @lru_cache(maxsize=1024)
 def oid(dotted: str) -> bytes:
     """OBJECT IDENTIFIER from its dotted form. Raises Malformed on anything else."""
-    try:
-        arcs = [int(arc) for arc in dotted.split(".")]
-    except ValueError:
-        raise Malformed(f"{dotted!r} is no dotted object identifier") from None
-    if len(arcs) < 2 or min(arcs) < 0 or arcs[0] > 2 or (arcs[0] < 2 and arcs[1] > 39):
-        raise Malformed(f"{dotted!r} is no object identifier")
+    arcs = [int(arc) for arc in dotted.split(".")] if _DOTTED.fullmatch(dotted) else []
+    if len(arcs) < 2 or (arcs[0] < 2 and arcs[1] > 39):
+        raise Malformed(f"{dotted!r} is no object identifier; it is written like 1.2.840.113549")
     body = bytearray()
     for arc in (arcs[0] * 40 + arcs[1], *arcs[2:]):
         octets = [arc & 0x7F]
@@ -305,6 +315,17 @@ def time(moment: datetime) -> bytes:
     if 1950 <= moment.year < 2050:
         return tlv(UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode())
     return generalized_time(moment)
+
+
+def decode_string(data: bytes, element: Tlv, what: str) -> str:
+    """The characters of any ASN.1 string type. Raises Malformed, naming ``what``, on another type or octets its encoding does not allow."""
+    codec = STRINGS.get(element.tag)
+    if codec is None:
+        raise Malformed(f"DER: {what} has tag 0x{element.tag:02x}, which is no string")
+    try:
+        return data[element.body : element.end].decode(codec)
+    except UnicodeDecodeError:
+        raise Malformed(f"DER: {what} is not in the characters of its string type") from None
 
 
 def decode_time(data: bytes, element: Tlv) -> datetime:

@@ -158,33 +158,16 @@ def _attribute(encoded: bytes, attribute: der.Tlv) -> tuple[str, str, bool]:
         raise Malformed("an attribute of a name is a SEQUENCE of type and value")
     oid = der.decode_oid(der.expect(encoded, parts[0], der.OID, "the type of an attribute"))
     value = parts[1]
-    octets = encoded[value.body : value.end]
     short = _SHORT.get(oid, oid)
-    codec = _STRINGS.get(value.tag)
-    if codec is None:
-        if short != oid:
-            raise Malformed(f"the attribute {short} of a name is no string")
+    if short == oid and value.tag not in der.STRINGS:
         return oid, "#" + encoded[value.start : value.end].hex(), False
-    try:
-        text = octets.decode(codec)
-    except UnicodeDecodeError:
-        raise Malformed(f"the attribute {short} of a name is not in the characters of its string type") from None
+    text = der.decode_string(encoded, value, f"the attribute {short} of a name")
     if value.tag == der.PRINTABLE_STRING and not _PRINTABLE.issuperset(text) and not _TOLERATED.issuperset(set(text) - _PRINTABLE):
         raise Malformed(f"the attribute {short} of a name holds a character outside PrintableString")
     return short, text, True
 
 
 _TOLERATED = frozenset("*@&_")  # seen in PrintableStrings of deployed CAs; harmless
-_STRINGS = {
-    der.UTF8_STRING: "utf-8",
-    der.PRINTABLE_STRING: "ascii",
-    der.IA5_STRING: "ascii",
-    0x12: "ascii",  # NumericString
-    0x14: "latin-1",  # TeletexString, as everyone writes it
-    0x1A: "ascii",  # VisibleString
-    0x1C: "utf-32-be",  # UniversalString
-    0x1E: "utf-16-be",  # BMPString
-}
 
 
 def _escape(value: str) -> str:

@@ -1,7 +1,9 @@
-"""The rules that make a fleet safe to load, alone and together with the profile it uses. See ``policies.rules`` for the profiles'.
+"""The rules that make a fleet safe to load, alone and together with the profile it uses.
 
     fleet_breaches(fleet, profiles)      # list of Breach
     unbound_names(profile, fleets)       # ESC1: names from a CSR that nobody stands for
+
+``policies.rules`` has the profiles' rules and says how a rule is written.
 """
 
 from __future__ import annotations
@@ -65,9 +67,7 @@ def unbound_names(profile: Profile, fleets: Iterable[Fleet]) -> list[Breach]:
     return [Breach(NAMES_FROM_CSR, "csr_names", text)]
 
 
-def _rule(
-    name: str, source: str
-) -> Callable[[Callable[[Fleet, Profile | None], Findings]], Callable[[Fleet, Profile | None], Findings]]:
+def _rule(name: str, source: str) -> Callable[[Callable[[Fleet, Profile | None], Findings]], Callable[[Fleet, Profile | None], Findings]]:
     def register(check: Callable[[Fleet, Profile | None], Findings]) -> Callable[[Fleet, Profile | None], Findings]:
         FLEET_RULES[name] = FleetRule(name, source, check)
         return check
@@ -100,13 +100,15 @@ def _unknown_profile(fleet: Fleet, profile: Profile | None) -> Findings:
 
 
 @_rule("fleet.ca-profile", "ESC1, ESC7: a device must not become an authority or speak for one")
-def _ca_profile(fleet: Fleet, profile: Profile | None) -> Findings:
+def _ca_profile(_fleet: Fleet, profile: Profile | None) -> Findings:
     if profile is not None and profile.kind != "leaf":
         yield "profile", f"profile {profile.id} is of kind {profile.kind}; a fleet hands out leaves"
 
 
 @_rule("fleet.family-mix", "GM/T 0015; no chain of one family certifies keys of the other")
 def _family_mix(fleet: Fleet, profile: Profile | None) -> Findings:
+    if fleet.family not in ("ecc", "sm2"):
+        return  # fleet.authority says it
     strange = [kind.value for kind in fleet.keys if key_family(kind) != fleet.family]
     if strange:
         yield "keys", f"{', '.join(strange)} is not of the family of authority {fleet.authority}; make a fleet of the other family"
@@ -124,7 +126,7 @@ def _no_keys(fleet: Fleet, _profile: Profile | None) -> Findings:
 def _key_usage(fleet: Fleet, profile: Profile | None) -> Findings:
     kinds = [kind.value for kind in fleet.keys if kind in CURVES]
     if profile is not None and kinds and not ENCIPHERING.isdisjoint(profile.key_usage):
-        yield "keys", f"a key of kind {', '.join(kinds)} cannot encipher and profile {profile.id} says it does; use RSA keys or another profile"
+        yield "keys", f"{', '.join(kinds)} keys cannot encipher and profile {profile.id} says they do; use RSA keys or another profile"
 
 
 @_rule("fleet.no-authenticator", "ESC1, ESC8: whoever can reach the door would get a certificate")
@@ -143,7 +145,8 @@ def _idevid_trust(fleet: Fleet, _profile: Profile | None) -> Findings:
 def _trust_path(fleet: Fleet, _profile: Profile | None) -> Findings:
     for text in fleet.idevid.trust:
         path = PurePosixPath(text)
-        if not text.isprintable() or "\\" in text or path.is_absolute() or ".." in path.parts or path.suffix not in (".pem", ".crt", ".cer"):
+        inside = text.isprintable() and "\\" not in text and not path.is_absolute() and ".." not in path.parts
+        if not inside or path.suffix not in (".pem", ".crt", ".cer"):
             yield "idevid.trust", f"{text!r} is no file below the home folder; write a path like idevid/maker.pem"
 
 

@@ -50,15 +50,22 @@ def load(folder: Path) -> Policies:
     """
     complaints: list[str] = []
     profiles = _read(folder, "profiles", Profile, complaints)
+    broken = {path.stem for path in _files(folder, "profiles")}.difference(profiles)
     fleets = _read(folder, "fleets", Fleet, complaints)
     for profile in profiles.values():
         breaches = profile_breaches(profile) + unbound_names(profile, fleets.values())
         complaints += _lines(f"profiles/{profile.id}.toml", breaches)
     for fleet in fleets.values():
-        complaints += _lines(f"fleets/{fleet.id}.toml", fleet_breaches(fleet, profiles))
+        # A profile that was there and did not load has its own complaint above; that fleets miss it is no news.
+        breaches = [breach for breach in fleet_breaches(fleet, profiles) if breach.key != "profile" or fleet.profile not in broken]
+        complaints += _lines(f"fleets/{fleet.id}.toml", breaches)
     if complaints:
         raise Malformed("\n".join(complaints))
     return Policies(MappingProxyType(profiles), MappingProxyType(fleets))
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    return sorted((folder / kind).glob("*.toml"))
 
 
 def _lines(file: str, breaches: list[Breach]) -> Iterator[str]:
@@ -68,7 +75,7 @@ def _lines(file: str, breaches: list[Breach]) -> Iterator[str]:
 def _read(folder: Path, kind: str, model: type[_Data], complaints: list[str]) -> dict[str, _Data]:
     """The files of one sub-folder by id, in order. What cannot be read goes to ``complaints``."""
     found: dict[str, _Data] = {}
-    paths = sorted(path for path in (folder / kind).glob("*.toml"))
+    paths = _files(folder, kind)
     if not paths and kind == "profiles":
         complaints.append(f"{kind}/: no profile here; copy the defaults, or name the folder that holds profiles/ and fleets/ [file.none]")
     for path in paths:
@@ -77,7 +84,7 @@ def _read(folder: Path, kind: str, model: type[_Data], complaints: list[str]) ->
             table = _table(path)
             if "id" in table:
                 raise Malformed("id: the name of the file is the id; remove it [file.id]")
-            found[path.stem] = model(id=path.stem, **table)
+            found[path.stem] = model.model_validate({"id": path.stem, **table})
         except Malformed as error:
             complaints.append(f"{file}: {error}")
         except ValidationError as error:

@@ -71,7 +71,7 @@ def _attributes(value: object) -> object:
     return pairs
 
 
-Duration = Annotated[timedelta, BeforeValidator(duration), PlainSerializer(lambda value: int(value.total_seconds()))]
+Duration = Annotated[timedelta, BeforeValidator(duration), PlainSerializer(lambda value: int(value.total_seconds()), when_used="json")]
 Subject = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_attributes)]
 
 

@@ -1,6 +1,8 @@
 """Names of a device beside its identity: what is a host name, and which names a certificate gets.
 
     choose(profile, vouched=("dns:plc-7.plant", "ip:192.0.2.7"), proposed=csr.names)
+
+Nothing here is written because a CSR asks for it.
 """
 
 from __future__ import annotations

@@ -128,13 +128,15 @@ def _san(profile: Profile) -> Findings:
         kind, _, value = template.partition(":")
         if kind not in ("dns", "ip", "uri", "email") or not value:
             yield "san", f"{template!r} is no name; begin with dns:, ip:, uri: or email:"
+        if not {"device", "fleet"}.issuperset(set(PLACEHOLDER.findall(template)) & _PLACEHOLDERS):
+            yield "san", f"{template!r} names an organization; a name is a device's: use {{device}} and {{fleet}}"
 
 
 @_rule("profile.shared-name", "a name in every certificate of a fleet lets each device pose as all")
 def _shared_name(profile: Profile) -> Findings:
     for template in profile.san:
         if "{device}" not in template:
-            yield "san", f"{template!r} would be in the certificate of every device; put {{device}} into it, or vouch for it in an invitation"
+            yield "san", f"{template!r} would be in every device's certificate; put {{device}} into it, or vouch for it in an invitation"
 
 
 @_rule("profile.wildcard", "RFC 6125 7.2; one key must not stand for a whole domain")
@@ -173,8 +175,12 @@ def _ocsp_signing(profile: Profile) -> Findings:
 
 @_rule("profile.ocsp-signer", "RFC 6960 4.2.2.2: nothing but signing responses")
 def _ocsp_signer(profile: Profile) -> Findings:
-    if profile.kind == "ocsp-signer" and (profile.purposes != (_OCSP_SIGNING,) or profile.key_usage != ("digitalSignature",)):
-        yield "extended_key_usage", 'an OCSP signer does one thing; write extended_key_usage = ["OCSPSigning"] and key_usage = ["digitalSignature"]'
+    if profile.kind != "ocsp-signer":
+        return
+    if profile.purposes != (_OCSP_SIGNING,):
+        yield "extended_key_usage", 'an OCSP signer does nothing else; write ["OCSPSigning"]'
+    if profile.key_usage != ("digitalSignature",):
+        yield "key_usage", 'an OCSP signer signs responses and nothing else; write ["digitalSignature"]'
 
 
 @_rule("profile.agent-purpose", "ESC3; RFC 6402 2.10: enrolment on behalf of others")
@@ -270,7 +276,7 @@ def _criticality(profile: Profile) -> Findings:
         if present[name] and name not in profile.critical:
             yield "critical", f"{name} must be critical, or old software ignores it; add it"
     for name in profile.critical:
-        if not present[name] and not (name == "basicConstraints"):
+        if not present[name] and name != "basicConstraints":
             yield "critical", f"{name} is named and not there; remove it, or give it a value"
     if "subjectAltName" in profile.critical and profile.subject:
         yield "critical", "subjectAltName is critical only beside an empty subject; remove it"
@@ -292,4 +298,3 @@ def _ocsp_loop(profile: Profile) -> Findings:
 def _root_pointers(profile: Profile) -> Findings:
     if profile.kind == "root" and (profile.crl or profile.ocsp or profile.issuers):
         yield "crl", "nobody stands above a root to say that it is revoked; set crl, ocsp and issuers to false"
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, Protocol
 
 from pkix.certificate import Certificate
 from pkix.errors import Malformed
@@ -29,6 +29,7 @@ class Policy:
             fetched. ``none``: revocation is not looked at.
         max_age: how old a status may be at most, counted from its thisUpdate, whatever its own nextUpdate says; None: no bound but that.
         skew: how far the clocks of those who sign status may be off ours. Certificates get none (RFC 5280 4.1.2.5).
+        fetch_time: how long fetching the status of one certificate may take, all its sources together.
         mixed_families: whether one path may hold both SM2 and international algorithms, or ML-DSA and others.
         max_intermediates: CAs between anchor and end entity at most; self-issued ones do not count.
         certificate_policies: dotted OIDs of which one must hold for the whole path; empty: any will do (user-initial-policy-set).
@@ -43,6 +44,7 @@ class Policy:
     status: StatusMode = "hard-fail"
     max_age: timedelta | None = None
     skew: timedelta = timedelta(seconds=60)
+    fetch_time: timedelta = timedelta(seconds=10)
     mixed_families: bool = False
     max_intermediates: int = 8
     certificate_policies: frozenset[str] = frozenset()
@@ -51,8 +53,21 @@ class Policy:
     def __post_init__(self) -> None:
         for name in self.names:
             general_name(name)
-            if "*" in name:
+            if name.startswith("dns:*"):
                 raise Malformed(f"{name!r} is a pattern; ask for the one name that the peer was reached under")
+
+
+class Fetcher(Protocol):
+    """What ``validate`` needs of the network. Both raise an IronrootError when there is nothing to return."""
+
+    async def get(self, url: str) -> bytes:
+        """The body of a 200 response to GET: a CRL."""
+
+    async def post(self, url: str, body: bytes, content_type: str) -> bytes:
+        """The body of a 200 response to POST: an OCSP response."""
+
+    async def close(self) -> None:
+        """Lets go of connections. A fetcher may be used again after that, in another event loop too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
     canonical(issuer_der) == canonical(subject_der)      # case, spacing and string type do not count
     covers(certificate.names, "dns:plc-7.plant")         # wildcards included
+
+Names of certificates come in the canonical text of ``pkix.extensions``, or as octets where constraints need them exact.
 """
 
 from __future__ import annotations

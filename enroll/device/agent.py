@@ -8,24 +8,34 @@ idempotency key; an answer that is stored is not asked for again; the old pair s
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from enroll.device.clock import Clock
-from enroll.device.credential import Credential, check_answer, find_path, grown_trust, load_certificates, load_credential, self_signed, to_pem
+from enroll.device.credential import (
+    Credential,
+    check_answer,
+    find_path,
+    grown_trust,
+    load_certificates,
+    load_credential,
+    self_signed,
+    to_pem,
+)
 from enroll.device.est import EstClient, Proof
 from enroll.device.failpoint import reached
 from enroll.device.folder import ENROLL, REENROLL, Folder, Request, Version
 from enroll.device.log import Log
 from enroll.device.schedule import renew_at
-from enroll.device.settings import Settings
 from enroll.device.trust import establish, token_pin
+from pkix.algorithms import PublicKey
 from pkix.certificate import Certificate
 from pkix.csr import build_csr
-from pkix.errors import IronrootError, Malformed, NotFound, NotValid, Refused, Unauthenticated
+from pkix.errors import IronrootError, NotFound, NotValid, Refused, Unauthenticated
 from pkix.name import Name, name
 from pkix.privatekey import generate, load_private_key
 
@@ -85,7 +95,7 @@ class Agent:
             raise
 
     def renew(self) -> None:
-        """Replace the current certificate by one for a new key, two-phase; with the IDevID if it has expired and the server wants no more of it.
+        """Replace the current certificate by one for a new key, two-phase. If it expired and is refused: with the IDevID.
 
         Raises:
             NotFound: there is nothing to renew.
@@ -103,18 +113,19 @@ class Agent:
             self._log.event("renewal-refused", f"the expired certificate is not taken, using the IDevID: {refusal}")
             self.enroll()
 
-    def tidy(self) -> bool:
-        """Finish what follows a swap, if a run was cut off there. Returns whether there was something."""
+    def tidy(self) -> str | None:
+        """Finish what follows a swap, if a run was cut off there. Returns the operation that is finished by this, if any."""
         current = self.folder.current
         request = current.request if current else None
         if current is None or request is None:
-            return False
+            return None
         if request.operation == ENROLL:
             self.folder.forget_token()
         if _credential(current).tls_kind:  # the server took it in TLS before the swap; an SM2 pair has only been checked here
             self.folder.discard_previous()
+        self.folder.sweep()
         current.settle()
-        return True
+        return request.operation
 
     # -- how
 
@@ -123,15 +134,13 @@ class Agent:
         pin = token_pin(self.folder.token) if self.folder.token else settings.ca_sha256
         client = EstClient(settings.url, settings.fleet, establish(self.folder, settings.url, pin, self._log), self.clock)
         version, request = self._staged(operation)
-        try:
-            if not version.answered:
-                self._ask(client, version, request, proof())
-            self._try_out(client, version)
-        except (NotValid, Unauthenticated, Refused):
-            # A renewal can begin again with another key; of a token's one certificate we must not lose the key.
-            if operation == REENROLL:
-                self.folder.discard_next()
-            raise
+        if not version.answered:
+            self._ask(client, version, request, proof())
+        with self._expendable(operation, NotValid):
+            fresh = _checked(version, self.clock.now())
+        if fresh.tls_kind:
+            with self._expendable(operation, Unauthenticated, Refused):
+                client.try_out(fresh)
         reached("tried")
         self.folder.commit()
         self._remember_time()
@@ -159,24 +168,32 @@ class Agent:
         csr = version.file("device.csr").read_bytes()
         key = load_private_key(version.file("device.key").read_bytes()).public_key
         answer = client.enroll(request.operation, csr, request.idempotency_key, proof)
+        with self._expendable(request.operation, NotValid):
+            self._accept(version, request, key, answer, offered)
+
+    def _accept(
+        self, version: Version, request: Request, key: PublicKey, answer: Sequence[Certificate], offered: Sequence[Certificate]
+    ) -> None:
+        """Believe an answer, or not: for our key and name, and leading to the roots we know (at enrolment: those of cacerts)."""
         current = self.credential() if request.operation == REENROLL else None
         leaf = check_answer(answer, key, request.serial, current.certificate if current else None)
-        now = self.clock.now()
         if current is None:
             roots = [certificate for certificate in offered if self_signed(certificate)]
         else:
-            roots = grown_trust(load_certificates(current.certificate_file.with_name("trust.pem")), offered, now)
-        chain = find_path(leaf, [*answer, *offered], roots, now)
+            roots = grown_trust(load_certificates(current.certificate_file.with_name("trust.pem")), offered, self.clock.now())
+        chain = find_path(leaf, [*answer, *offered], roots, self.clock.now())
         version.store_answer(leaf.pem, to_pem(chain), to_pem(roots))
         self._log.event("issued", f"certificate {leaf.serial:x} received", serial=f"{leaf.serial:x}", not_after=leaf.not_after)
 
-    def _try_out(self, client: EstClient, version: Version) -> None:
-        """Use the new pair once before it replaces the old one: in TLS with the server if its key can, else by a signature and its path here."""
-        fresh = _credential(version)
-        find_path(fresh.certificate, fresh.chain, load_certificates(version.file("trust.pem")), self.clock.now())
-        fresh.key.public_key.verify(fresh.key.sign(b"ironroot-device"), b"ironroot-device")
-        if fresh.tls_kind:
-            client.try_out(fresh)
+    @contextlib.contextmanager
+    def _expendable(self, operation: str, *causes: type[IronrootError]) -> Iterator[None]:
+        """A new pair that turns out useless is dropped on renewal, which can begin again; of an enrolment we must not lose the key."""
+        try:
+            yield
+        except causes:
+            if operation == REENROLL:
+                self.folder.discard_next()
+            raise
 
     def _proof_of_origin(self) -> Proof:
         token = self.folder.token
@@ -202,11 +219,14 @@ def _subject(serial: str) -> Name:
 
 
 def _credential(version: Version) -> Credential:
-    """The pair of one version, its chain from chain.pem (which is empty if the issuer is the root)."""
+    """The pair of one version, its chain from chain.pem."""
     found = load_credential(version.file("device.pem"), version.file("device.key"))
-    try:
-        return replace(found, chain=tuple(load_certificates(version.file("chain.pem"))))
-    except IronrootError as error:
-        if isinstance(error, Malformed):
-            return found
-        raise
+    return replace(found, chain=tuple(load_certificates(version.file("chain.pem"))))
+
+
+def _checked(version: Version, now: datetime) -> Credential:
+    """The new pair, after what can be tried without the server: its path to its trust.pem, a signature. Raises NotValid, Malformed."""
+    fresh = _credential(version)
+    find_path(fresh.certificate, fresh.chain, load_certificates(version.file("trust.pem")), now)
+    fresh.key.public_key.verify(fresh.key.sign(b"ironroot-device"), b"ironroot-device")
+    return fresh

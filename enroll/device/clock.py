@@ -1,7 +1,7 @@
 """Time on a device that may have no battery behind its clock.
 
-The system clock can be far behind (1970 after a power cut) but time itself never runs backwards, so every authentic moment that we have seen
-is a lower bound: the date of our own package, the last date of a server that we verified, the notBefore of our certificate.
+The system clock can be far behind (1970 after a power cut) but time itself never runs backwards, so every authentic moment that we have
+seen is a lower bound: the date of our own package, the last date of a server that we verified, the notBefore of our certificate.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def load_credential(certificate_file: Path, key_file: Path) -> Credential:
         NotFound: a file is missing.
         Malformed: a file does not parse, or the key is not the certificate's.
     """
-    certificates = [parse_certificate(der) for der in pem.certificates(_contents(certificate_file))]
+    certificates = load_certificates(certificate_file)
     if not certificates:
         raise Malformed(f"{certificate_file} holds no certificate")
     key = load_private_key(_contents(key_file))
@@ -55,8 +55,9 @@ def load_credential(certificate_file: Path, key_file: Path) -> Credential:
 
 
 def load_certificates(file: Path) -> list[Certificate]:
-    """All certificates in a PEM file (or the one in a DER file). Raises NotFound, Malformed."""
-    return [parse_certificate(der) for der in pem.certificates(_contents(file))]
+    """All certificates in a PEM file (or the one in a DER file); none in an empty one. Raises NotFound, Malformed."""
+    data = _contents(file)
+    return [parse_certificate(der) for der in pem.certificates(data)] if data else []
 
 
 def _contents(file: Path) -> bytes:
@@ -150,7 +151,7 @@ def check_answer(certificates: Sequence[Certificate], key: PublicKey, serial: st
 
 
 def grown_trust(roots: Sequence[Certificate], offered: Sequence[Certificate], now: datetime) -> list[Certificate]:
-    """``roots``, and those new roots in ``offered`` that an old one vouches for by a NewWithOld certificate (RFC 4210 4.4, RFC 7030 4.1.3)."""
+    """``roots``, and the new ones in ``offered`` that an old one vouches for by NewWithOld (RFC 4210 4.4, RFC 7030 4.1.3)."""
     grown = list(roots)
     for root in offered:
         if root in grown or not self_signed(root):

@@ -131,7 +131,7 @@ class EstClient:
         return _certificates(answer)
 
     def try_out(self, credential: Credential) -> None:
-        """Show a new certificate to the server in TLS. Raises Refused or Unauthenticated if it does not take it, Unavailable if it is away."""
+        """Show a new certificate to the server in TLS. Raises Refused, Unauthenticated: it does not take it; Unavailable: it is away."""
         answer = self._send("GET", "csrattrs", None, {}, Proof(tls=credential))
         if answer.status in (401, 403) or answer.status >= 500:
             raise _refusal(answer)
@@ -165,7 +165,9 @@ class EstClient:
             if credential is not None:
                 context.load_cert_chain(credential.certificate_file, credential.key_file, password=b"")
         except (ssl.SSLError, ValueError):
-            raise Malformed("TLS cannot use this certificate, its key or the trusted root; give them in PEM, the key not encrypted") from None
+            raise Malformed(
+                "TLS cannot use this certificate, its key or the trusted root; give them in PEM, the key not encrypted"
+            ) from None
         return context
 
 

@@ -10,8 +10,8 @@
       pending/token      0600, only until enrolled
       lock               held by whoever writes
 
-A version is written completely before a link names it, and ``commit`` is one rename of ``next`` onto ``current``: certificate, key, chain and
-trust change together or not at all. Every file is written beside its place, fsynced, renamed, and its folder fsynced.
+A version is written completely before a link names it, and ``commit`` is one rename of ``next`` onto ``current``: certificate, key, chain
+and trust change together or not at all. Every file is written beside its place, fsynced, renamed, and its folder fsynced.
 """
 
 from __future__ import annotations
@@ -110,8 +110,7 @@ class Folder:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Conflict(f"another ironroot-device is at work in {self.path}; wait for it", retry_after=1) from None
-            with _disk(self.path):
-                self._sweep()
+            self.sweep()
             yield
         finally:
             os.close(handle)
@@ -120,18 +119,20 @@ class Folder:
         if self.path.is_dir() and not (self.path / "lock").exists() and any(self.path.iterdir()):
             raise Conflict(f"{self.path} holds other files; name an empty folder, or one that does not exist, with --state")
         self.path.mkdir(parents=True, exist_ok=True)
-        self.path.chmod(0o700)
+        if self.path.stat().st_mode & 0o777 != 0o700:
+            self.path.chmod(0o700)
         (self.path / "versions").mkdir(mode=0o700, exist_ok=True)
         for name in FILES:  # dangling until ``current`` exists
             if not (self.path / name).is_symlink():
                 _link(self.path / name, f"current/{name}")
 
-    def _sweep(self) -> None:
-        """Remove what no link names: a key that was never staged, a version replaced."""
-        named = {os.readlink(self.path / name) for name in ("current", "previous", "next") if (self.path / name).is_symlink()}
-        for folder in (self.path / "versions").iterdir():
-            if f"versions/{folder.name}" not in named:
-                shutil.rmtree(folder)
+    def sweep(self) -> None:
+        """Remove what no link names: a key that was never staged or was given up, a version replaced twice."""
+        with _disk(self.path):
+            named = {os.readlink(self.path / name) for name in ("current", "previous", "next") if (self.path / name).is_symlink()}
+            for folder in (self.path / "versions").iterdir():
+                if f"versions/{folder.name}" not in named:
+                    shutil.rmtree(folder)
 
     # -- settings, trust and token
 
@@ -225,16 +226,13 @@ class Folder:
         reached("swapped")
 
     def discard_next(self) -> None:
-        """Give up the key being certified. Its files go with the next sweep."""
+        """Give up the key being certified."""
         remove(self.path / "next")
-        with _disk(self.path):
-            self._sweep()
+        self.sweep()
 
     def discard_previous(self) -> None:
-        """The new pair has worked: let the old key go."""
+        """The new pair has worked: let the old key go, with the next sweep."""
         remove(self.path / "previous")
-        with _disk(self.path):
-            self._sweep()
 
 
 def write(path: Path, data: str | bytes, mode: int = 0o644) -> None:

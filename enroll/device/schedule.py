@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from random import SystemRandom
 from typing import TypeVar
 
 from pkix.certificate import Certificate
-from pkix.errors import Limited, Pending, Unavailable
+from pkix.errors import IronrootError, Limited, Pending, Unavailable
 
 AFTER, WIDTH = 2 / 3, 0.05
 LONGEST_WAIT = 3600.0
@@ -52,7 +52,7 @@ def persist(
     *,
     seconds: float,
     approval: bool,
-    tell: Callable[[Exception, float], None],
+    tell: Callable[[IronrootError, float], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """Repeat ``action`` while it fails for reasons that pass, for ``seconds`` at most.

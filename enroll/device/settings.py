@@ -21,8 +21,8 @@ _VERSION = 1
 class Settings:
     """One identity of one device at one server.
 
-    ``idevid`` is the pair of file names (certificate, key) that the manufacturer put in; ``ca_sha256`` the hex SHA-256 of the server's TLS root,
-    if it was named; ``time`` the last date seen from a verified server, a lower bound for a clock without a battery.
+    ``idevid`` is the pair of file names (certificate, key) that the manufacturer put in; ``ca_sha256`` the hex SHA-256 of the server's
+    TLS root, if it was named; ``time`` the last date seen from a verified server, a lower bound for a clock without a battery.
 
     Raises:
         Malformed: a URL that is not https, a serial or fleet that cannot be one, an algorithm that we do not have.

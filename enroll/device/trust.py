@@ -1,8 +1,8 @@
 """First contact: which root must the server's TLS certificate lead to?
 
-A token is ``secret.pin`` and the pin is the SHA-256 of that root, so the root can be fetched over a connection that nobody has verified yet: it is
-public, it is checked by its hash, and nothing is sent. ``--ca-sha256`` and ``--trust`` say the same for a device with an IDevID. With neither, the
-root that the server shows at first is believed and remembered (the provisional trust of RFC 7030 4.1.1 and RFC 8995 5.1), loudly.
+A token is ``secret.pin`` and the pin is the SHA-256 of that root, so the root can be fetched over a connection that nobody has verified
+yet: it is public, it is checked by its hash, and nothing is sent. ``--ca-sha256`` and ``--trust`` say the same for a device with an
+IDevID. With neither, the root that the server shows at first is believed and remembered, loudly (provisional trust, RFC 8995 5.1).
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def pinned_root(url: str, sha256: str) -> Certificate:
     try:
         raw = fetch_public(url, f"/aia/{sha256}.cer")
     except NotFound:
-        raise NotValid("the server does not have the root certificate that the token or --ca-sha256 names; nothing was sent to it") from None
+        raise NotValid(
+            "the server does not have the root certificate that the token or --ca-sha256 names; nothing was sent to it"
+        ) from None
     root = _root(raw)
     if root.sha256.hex() != sha256:
         raise NotValid("the server's root certificate is not the one that the token or --ca-sha256 names; nothing was sent to it")

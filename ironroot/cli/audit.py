@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 app = sub_app(_("The audit log: verify, tail, checkpoint."))
 
 
-@app.command(help=_("Check the whole chain and its signed checkpoints; name the first bad entry."), epilog=examples("ironroot audit verify"))
+@app.command(
+    help=_("Check the whole chain and its signed checkpoints; name the first bad entry."), epilog=examples("ironroot audit verify")
+)
 def verify(home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
     from ca.audit import verify as check
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from ironroot.i18n import _
+from ironroot.log import configure
 from pkix.errors import IronrootError
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     async def awaited() -> T:
         return await work()
 
+    configure(logging.WARNING)
     try:
         return asyncio.run(awaited())
     except IronrootError as error:

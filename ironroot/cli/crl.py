@@ -25,9 +25,7 @@ def publish(authority: Authority, home: Home = DEFAULT_HOME, output: Format = Ou
         from ca.crl import publish as make
 
         found = here.authority(authority)
-        return views.crl(
-            await make(found, here.settings.crl_lifetime, store=here.store, signer=here.signer, now=here.clock.now())
-        )
+        return views.crl(await make(found, here.settings.crl_lifetime, store=here.store, signer=here.signer, now=here.clock.now()))
 
     emit(with_installation(home, work), output)
 

@@ -6,7 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ironroot.cli.common import DEFAULT_HOME, DryRun, Format, Home, Output, Yes, confirm, emit, examples, say, sub_app, username, with_installation
+from ironroot.cli.common import (
+    DEFAULT_HOME,
+    DryRun,
+    Format,
+    Home,
+    Output,
+    Yes,
+    confirm,
+    emit,
+    examples,
+    say,
+    sub_app,
+    username,
+    with_installation,
+)
 from ironroot.i18n import _
 
 if TYPE_CHECKING:
@@ -108,9 +122,7 @@ def _decide(device: str, fleet: str | None, decision: Decision, home: Any, yes: 
 
     async def work(here: Installation) -> list[dict[str, Any]]:
         waiting = [
-            found
-            for found in await here.store.applications(Decision.PENDING)
-            if found.device == device and fleet in (None, found.fleet)
+            found for found in await here.store.applications(Decision.PENDING) if found.device == device and fleet in (None, found.fleet)
         ]
         if not waiting:
             raise NotFound(f"No request of a device {device!r} waits for approval.")
@@ -125,4 +137,3 @@ def _decide(device: str, fleet: str | None, decision: Decision, home: Any, yes: 
         return [views.application(found) for found in decided]
 
     emit(with_installation(home, work), output, ("fleet", "device", "decision", "decided"))
-

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ironroot.cli.common import DEFAULT_HOME, Format, Home, Output, emit, examples, say, sub_app, with_installation
+from ironroot.cli.common import DEFAULT_HOME, Format, Home, Output, emit, examples, say, sub_app, username, with_installation
 from ironroot.i18n import _
 
 if TYPE_CHECKING:
@@ -46,19 +46,26 @@ def trust(
     from ironroot.files import write_atomically
     from pkix import pem
     from pkix.certificate import parse_certificate
-    from pkix.errors import Malformed, NotFound
+    from pkix.errors import Malformed, NotFound, Refused
 
     async def work(here: Installation) -> None:
-        here.fleet(fleet)
+        paths = here.fleet(fleet).idevid.trust
+        if not paths:
+            raise Refused(f"Fleet {fleet} takes no manufacturers' certificates: its file names no idevid.trust.")
         if not file.is_file():
             raise NotFound(f"{file} is not there.")
+        target = here.settings.home / paths[0]
+        trusted = pem.certificates(target.read_bytes()) if target.exists() else []
         for der in pem.certificates(file.read_bytes()):
             certificate = parse_certificate(der)
             if not certificate.is_ca:
                 raise Malformed(f"{certificate.subject.text} is not a CA certificate (basicConstraints says so).")
-            folder = here.settings.home / "trust" / fleet
-            write_atomically(folder / f"{certificate.sha256.hex()[:16]}.pem", pem.encode("CERTIFICATE", der).encode())
+            if der not in trusted:
+                trusted.append(der)
+                detail = {"subject_name": certificate.subject.text, "ca_sha256": certificate.sha256.hex()}
+                await here.store.audit(username(), "fleet.trusted", fleet, here.clock.now(), **detail)
             say(_("Trusted for") + f" {fleet}: {certificate.subject.text}")
-            await here.store.audit("cli", "fleet.trusted", fleet, here.clock.now(), ca_sha256=certificate.sha256.hex())
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(target, "".join(pem.encode("CERTIFICATE", der) for der in trusted).encode())
 
     with_installation(home, work)

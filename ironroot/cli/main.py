@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ironroot.cli import audit, ca, cert, crl, device, fleet
-from ironroot.cli.common import DEFAULT_HOME, EXIT_CODES, Format, Home, Output, emit, examples, fail, run, say, sub_app, with_installation
+from ironroot.cli.common import DEFAULT_HOME, EXIT_CODES, Format, Home, Output, emit, examples, run, say, sub_app, with_installation
 from ironroot.i18n import _
+from ironroot.log import configure
 from pkix.errors import IronrootError
 
 app = sub_app(_("Certificate trust for the industrial internet.") + " " + EXIT_CODES)
@@ -58,13 +60,11 @@ def serve(
     home: Home = DEFAULT_HOME,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help=_("Web processes; else as the settings say."))] = None,
 ) -> None:
-    from ironroot.log import configure
     from ironroot.settings import Settings
     from ironroot.supervisor import serve as supervise
 
-    configure()
-
     async def work() -> None:
+        configure()
         settings = Settings.load(home)
         await supervise(settings, workers or settings.workers)
 
@@ -123,10 +123,15 @@ def main() -> None:
     try:
         app()
     except IronrootError as error:
-        try:
-            fail(error)
-        except typer.Exit as ended:
-            raise SystemExit(ended.exit_code) from None
+        say(_("Error: ") + str(error))
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+    except Exception as error:
+        if os.environ.get("IRONROOT_DEBUG"):
+            raise
+        say(_("Error: ") + f"{type(error).__name__}: {error}. " + _("This is a defect of ironroot; IRONROOT_DEBUG=1 shows where."))
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""The verbs around enrolment: invitations (one-time tokens), applications that wait for an administrator, authorities, leases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ca.model import Application, Authority, Decision, Identity, Invitation, Method, State
+from ca.schema import applications, authorities, certificates, invitations, leases
+from ca.store_issue import actor_of
+from ca.transaction import Transaction
+from pkix.certificate import parse_certificate
+from pkix.errors import Conflict, Fatal, NotFound
+
+_a, _l = applications.c, leases.c
+
+
+def add_authority(transaction: Transaction, authority: Authority, now: datetime) -> None:
+    """See ``ca.ports.Store.add_authority``."""
+    certificate = authority.certificate
+    row = {
+        "id": authority.id,
+        "certificate": certificate.der,
+        "spki_sha256": certificate.public_key.sha256,
+        "key": authority.key,
+        "parent": authority.parent,
+        "created": now,
+    }
+    try:
+        transaction.connection.execute(insert(authorities), row)
+    except IntegrityError as error:
+        raise Conflict(f"There is an authority {authority.id} already, or none called {authority.parent}.") from error
+    detail = {"parent": authority.parent, "sha256": certificate.sha256.hex(), "serial": f"{certificate.serial:x}"}
+    transaction.audit("service", "authority.created", authority.id, now, **detail)
+
+
+def read_authorities(connection: Connection) -> dict[str, Authority]:
+    """All authorities by id, parents before children."""
+    waiting = {row.id: row for row in connection.execute(select(authorities).order_by(authorities.c.created, authorities.c.id))}
+    found: dict[str, Authority] = {}
+    while waiting:
+        ready = [row for row in waiting.values() if row.parent == row.id or row.parent in found]
+        if not ready:
+            raise Fatal("The authorities in the database form a ring: none of " + ", ".join(sorted(waiting)) + " leads to a root.")
+        for row in ready:
+            del waiting[row.id]
+            certificate = parse_certificate(row.certificate)
+            above = () if row.parent == row.id else found[row.parent].chain
+            found[row.id] = Authority(row.id, certificate, row.key, row.parent, (certificate, *above))
+    return found
+
+
+def invite(transaction: Transaction, given: Sequence[Invitation], now: datetime, *, actor: str) -> None:
+    """Stores one-time tokens (their hashes). Raises Conflict if one of them is there already."""
+    if not given:
+        return
+    columns = ("token_sha256", "fleet", "device", "names", "created", "expires")
+    try:
+        transaction.connection.execute(insert(invitations), [{column: getattr(one, column) for column in columns} for one in given])
+    except IntegrityError as error:
+        raise Conflict("A token like this exists already. Draw another one.") from error
+    for one in given:
+        detail = {"expires": int(one.expires.timestamp()), "names": list(one.names)}
+        transaction.audit(actor, "token.invited", f"{one.fleet}/{one.device}", now, **detail)
+
+
+def invitation(connection: Connection, token_sha256: bytes) -> Invitation | None:
+    """The invitation of a token; ``used`` is when its certificate was recorded."""
+    of_it = (certificates.c.token == invitations.c.token_sha256) & (certificates.c.state == State.ISSUED.value)
+    statement = select(invitations, certificates.c.issued).select_from(invitations.outerjoin(certificates, of_it))
+    row = connection.execute(statement.where(invitations.c.token_sha256 == token_sha256)).first()
+    return None if row is None else Invitation(row.token_sha256, row.fleet, row.device, row.names, row.created, row.expires, row.issued)
+
+
+def apply(transaction: Transaction, identity: Identity, spki_sha256: bytes, now: datetime) -> Application:
+    """See ``ca.ports.Store.apply``."""
+    connection = transaction.connection
+    same = (_a.fleet == identity.fleet, _a.device == identity.device, _a.spki_sha256 == spki_sha256)
+    row = connection.execute(select(applications).where(*same)).first()
+    if row is not None:
+        return _application(row)
+    number = (connection.execute(select(func.max(_a.id))).scalar() or 0) + 1
+    values: dict[str, Any] = {
+        "id": number,
+        "fleet": identity.fleet,
+        "device": identity.device,
+        "spki_sha256": spki_sha256,
+        "method": identity.method.value,
+        "decision": Decision.PENDING.value,
+        "created": now,
+    }
+    connection.execute(insert(applications), values)
+    subject = f"{identity.fleet}/{identity.device}"
+    transaction.audit(actor_of(identity), "device.applied", subject, now, application=number, spki_sha256=spki_sha256.hex())
+    return _application(connection.execute(select(applications).where(_a.id == number)).one())
+
+
+def decide(transaction: Transaction, fleet: str | None, device: str, decision: Decision, now: datetime, *, actor: str) -> list[Application]:
+    """See ``ca.ports.Store.decide``."""
+    connection = transaction.connection
+    pending = [_a.device == device, _a.decision == Decision.PENDING.value]
+    if fleet is not None:
+        pending.append(_a.fleet == fleet)
+    found = connection.execute(select(applications).where(*pending).order_by(_a.id)).all()
+    if not found:
+        raise NotFound(f"No request of device {device} waits for a decision.")
+    ids = [row.id for row in found]
+    connection.execute(update(applications).where(_a.id.in_(ids)).values(decision=decision.value, decided=now))
+    for row in found:
+        subject = f"{row.fleet}/{row.device}"
+        transaction.audit(actor, f"device.{decision.value}", subject, now, application=row.id, spki_sha256=row.spki_sha256.hex())
+    return [_application(row) for row in connection.execute(select(applications).where(_a.id.in_(ids)).order_by(_a.id))]
+
+
+def read_applications(connection: Connection, decision: Decision | None) -> list[Application]:
+    """All applications, oldest first, or those with one decision."""
+    statement = select(applications).order_by(_a.id)
+    if decision is not None:
+        statement = statement.where(_a.decision == decision.value)
+    return [_application(row) for row in connection.execute(statement)]
+
+
+def _application(row: Any) -> Application:
+    decision, method = Decision(row.decision), Method(row.method)
+    return Application(row.id, row.fleet, row.device, row.spki_sha256, method, decision, row.created, row.decided)
+
+
+def lease(transaction: Transaction, name: str, holder: str, seconds: int, now: datetime) -> bool:
+    """See ``ca.ports.Store.lease``."""
+    connection = transaction.connection
+    values: dict[str, Any] = {"holder": holder, "expires": now + timedelta(seconds=seconds)}
+    free = (_l.holder == holder) | (_l.expires <= now)
+    if connection.execute(update(leases).where(_l.name == name, free).values(values)).rowcount:
+        return True
+    if connection.execute(select(_l.name).where(_l.name == name)).first() is not None:
+        return False
+    connection.execute(insert(leases).values(name=name, **values))
+    return True
