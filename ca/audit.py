@@ -29,7 +29,7 @@ Checkpoint = tuple[int, bytes, str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An entry before it has its place in the chain. ``detail``: JSON values without floats."""
+    """An entry before it has its place in the chain. ``detail``: JSON values."""
 
     at: int
     actor: str
@@ -47,12 +47,12 @@ class Flaw:
 
 
 def canonical(value: Mapping[str, object]) -> str:
-    """Canonical JSON. Raises Malformed for what has none (floats, octets, lone surrogates)."""
+    """Canonical JSON. Raises Malformed for what has none (octets, NaN, lone surrogates)."""
     try:
         text = _encode(value)
         text.encode()
     except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
-        raise Malformed("The details of an audit entry must be text, integers, booleans, lists and mappings of those.") from error
+        raise Malformed("The details of an audit entry must be text, numbers, booleans, lists and mappings of those.") from error
     return text
 
 

@@ -2,6 +2,7 @@
 
     failpoint("store.intend.committed")     # what holds if we crash here: the intent is durable, nobody was told
 
+With ``IRONROOT_FAILPOINT_ONCE=FILE`` it happens once, to the process that makes FILE, and not again to the one that is started after it.
 Without the variable a failpoint is one comparison with None. ``raise`` before a commit is *failed and not kept*, after it *failed
 but kept*.
 """
@@ -15,6 +16,7 @@ import threading
 from pkix.errors import Fatal, Unavailable
 
 VARIABLE = "IRONROOT_FAILPOINT"
+ONCE = "IRONROOT_FAILPOINT_ONCE"
 ACTIONS = ("kill", "raise", "hang")
 
 
@@ -28,6 +30,7 @@ def _armed(text: str | None) -> tuple[str, str] | None:
 
 
 _ARMED = _armed(os.environ.get(VARIABLE))
+_MARK = os.environ.get(ONCE)
 
 
 def failpoint(name: str) -> None:
@@ -38,10 +41,20 @@ def failpoint(name: str) -> None:
     Raises:
         Unavailable: the point is armed with ``raise``.
     """
-    if _ARMED is None or _ARMED[0] != name:
+    if _ARMED is None or _ARMED[0] != name or not _first():
         return
     if _ARMED[1] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif _ARMED[1] == "raise":
         raise Unavailable(f"Stopped at failpoint {name}.", retry_after=1)
     threading.Event().wait()
+
+
+def _first() -> bool:
+    if _MARK is None:
+        return True
+    try:
+        os.close(os.open(_MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True

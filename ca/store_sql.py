@@ -57,17 +57,18 @@ class SqlStore:
         url: SQLAlchemy URL of the database; ``ca.migrate.upgrade`` has made its tables.
         lock_file: with SQLite, a file beside the database on which the processes queue for writing; None if there is one process.
         window: seconds to wait for more writes, while more are coming.
+        deadline: seconds after which a caller is told that the database does not answer.
     """
 
-    def __init__(self, url: str, *, lock_file: Path | None, window: float = 0.003) -> None:
+    def __init__(self, url: str, *, lock_file: Path | None, window: float = 0.003, deadline: float = 10.0) -> None:
         self._database = Database(url, readers=READERS + 1)
         self._writer = Writer(self._database, lock_file if self._database.is_sqlite else None)
-        self._writes = BatchThread("store-write", self._writer.commit, window=window, gate=self._writer.gate)
-        self._statuses = BatchThread("store-status", self._look_up)
+        self._writes = BatchThread("store-write", self._writer.commit, window=window, deadline=deadline, gate=self._writer.gate)
+        self._statuses = BatchThread("store-status", self._look_up, deadline=deadline)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
 
     @classmethod
-    async def open(cls, url: str, *, lock_file: Path | None, window: float = 0.003) -> SqlStore:
+    async def open(cls, url: str, *, lock_file: Path | None, window: float = 0.003, deadline: float = 10.0) -> SqlStore:
         """Opens the store.
 
         Raises:
@@ -75,7 +76,7 @@ class SqlStore:
             Unavailable: it is away.
             Malformed: the URL.
         """
-        store = cls(url, lock_file=lock_file, window=window)
+        store = cls(url, lock_file=lock_file, window=window, deadline=deadline)
         try:
             await asyncio.get_running_loop().run_in_executor(store._readers, store._check)
         except BaseException:

@@ -32,7 +32,6 @@ from pkix.errors import Conflict, Fatal, IronrootError, Unavailable
 Outcome = Any  # a verb's result, or the exception to raise to its caller
 TRIES = 3
 REPEATABLE = ("40001", "40P01")  # serialization failure, deadlock: PostgreSQL undid it all
-CHUNK = 500  # values in one IN list: below the databases' limits
 
 HEAD = select(schema.audit).order_by(schema.audit.c.seq.desc()).limit(1)
 ENTRY_DIGEST = select(schema.audit.c.digest).where(schema.audit.c.seq == bindparam("seq"))

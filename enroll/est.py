@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pkix import cms, der, pem
 from pkix.algorithms import SIGNATURES, KeyKind
@@ -43,12 +45,18 @@ class Message:
     """A request for a certificate, unpacked.
 
     ``pkcs10`` is what should be the DER of a PKCS#10: nobody has looked into it yet. ``signer`` is the certificate whose key signed the
-    message around it, None without one; ``presented`` are the other certificates that came along.
+    message around it, None without one; ``presented`` are the other certificates that came along. ``digest`` (32 octets) is the same for
+    the same request, in whatever encoding: of what was signed, so that nobody makes another one of it by changing what was not.
     """
 
     pkcs10: bytes
     signer: Certificate | None = None
     presented: tuple[Certificate, ...] = ()
+    signing_time: datetime | None = None
+
+    @property
+    def digest(self) -> bytes:
+        return hashlib.sha256(self.pkcs10 + (b"" if self.signing_time is None else self.signing_time.isoformat().encode())).digest()
 
 
 def is_signed(content_type: str) -> bool:
@@ -72,7 +80,8 @@ def decode(body: bytes, *, signed: bool) -> Message:
         return Message(_der(body, _CSR_LABELS, "a PKCS#10 certificate request"))
     data = cms.parse_signed_data(_der(body, _CMS_LABELS, "a CMS SignedData"))
     presented = tuple(certificate for certificate in data.certificates if certificate != data.certificate)
-    return Message(_der(data.content, _CSR_LABELS, "a PKCS#10 certificate request inside the CMS message"), data.certificate, presented)
+    pkcs10 = _der(data.content, _CSR_LABELS, "a PKCS#10 certificate request inside the CMS message")
+    return Message(pkcs10, data.certificate, presented, data.signing_time)
 
 
 def encode_certificates(certificates: Sequence[bytes], *, wrap: bool) -> bytes:

@@ -14,7 +14,6 @@ text/plain (RFC 8951 3.1).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import ssl
 from collections.abc import Mapping
@@ -142,8 +141,8 @@ class EstDoor:
         request_id = _request_id(request)
         if request_id is None and (signed or proof.identity.method is not Method.IDEVID):
             # A manufacturer's certificate is good for ever, and a device that was reset may send its old request with it and must not get
-            # its old certificate. All other credentials, and messages signed anew each time, make the same octets the same request.
-            request_id = hashlib.sha256(body).digest()
+            # its old certificate. With all other credentials, and in messages signed each time anew, the same request means the same.
+            request_id = message.digest
         act = self._enrolment.renew if renew else self._enrolment.enroll
         issued = await act(fleet, csr, proof, now, request_id=request_id)
         log.info(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BytesIO
 from typing import Any
 
 import cbor2
@@ -93,19 +94,20 @@ _NO_TAGS = _NoTags()
 
 def decode(payload: bytes) -> dict[str, Any]:
     """One frame's CBOR map. Bounded: no tags, no indefinite lengths, no duplicate keys, ``MAX_DEPTH`` deep. Raises Malformed."""
+    stream = BytesIO(payload)
     try:
-        message = cbor2.loads(
-            payload,
+        message = cbor2.CBORDecoder(
+            stream,
             max_depth=MAX_DEPTH,
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
             semantic_decoders=_NO_TAGS,
-        )
+        ).decode()
     except cbor2.CBORDecodeError as error:
         raise Malformed("the frame is not one well-formed CBOR map") from error
-    if type(message) is not dict:
-        raise Malformed("the frame is not a CBOR map")
+    if type(message) is not dict or stream.tell() != len(payload):
+        raise Malformed("the frame is not one CBOR map and nothing else")
     return message
 
 

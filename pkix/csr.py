@@ -172,7 +172,7 @@ def _check_host(host: str) -> None:
         if label.startswith("xn--"):
             try:
                 plain = label[4:].encode().decode("punycode")
-                valid = not plain.isascii() and plain.encode("punycode").decode() == label[4:]
+                valid = not plain.isascii() and plain.isprintable() and plain.encode("punycode").decode() == label[4:]
             except UnicodeError:
                 valid = False
             if not valid:

@@ -99,15 +99,17 @@ def parse_name(encoded: bytes, *, strict: bool = False) -> Name:
     """The name in ``encoded`` (DER of Name).
 
     Args:
-        strict: refuse what ``name`` would not write either: values over RFC 5280's upper bounds, C or serialNumber with characters
-            outside PrintableString. Other CAs' certificates break these; requests to us may not.
+        strict: refuse what ``name`` would not write either: values that are empty, no string or over RFC 5280's upper bounds, C or
+            serialNumber with characters outside PrintableString. Other CAs' certificates break these; requests to us may not.
     Raises:
         Malformed: no Name, an RDN that is empty or not in DER order, a string with invalid, control or reordering characters.
     """
     der.prescan(encoded, max_size=16384, max_depth=6, max_elements=8 * _MAX_RDNS)
     for rdn in _rdns(encoded):
-        for short, value, _ in rdn:
+        for short, value, string in rdn:
             _check_characters(short, value)
+            if strict and not (value and string):
+                raise Malformed(f"the attribute {short} of a name is empty or no string; leave it out instead")
             if strict and short in _ATTRIBUTES:
                 _check_bounds(short, value)
     return Name(encoded)

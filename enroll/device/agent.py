@@ -71,11 +71,16 @@ class Agent:
         return self.folder.current is None or self.folder.token is not None or (request is not None and request.operation == ENROLL)
 
     def renewal_due(self) -> datetime:
-        """When the current certificate is to be renewed; now, if a renewal was begun. Raises NotFound if there is none."""
+        """When the renewal of the current certificate begins. Raises NotFound if there is none."""
         current = self.credential()
         if current is None:
             raise NotFound(f"no certificate in {self.folder.path} yet; begin with `ironroot-device up`")
-        return self.clock.now() if self.folder.next else renew_at(current.certificate, self.settings.serial)
+        return renew_at(current.certificate, self.settings.serial)
+
+    @property
+    def renewing(self) -> bool:
+        """Whether it is time to renew, or a renewal was begun. Raises NotFound as ``renewal_due``."""
+        return self.folder.next is not None or self.clock.now() >= self.renewal_due()
 
     # -- what is done
 

@@ -33,6 +33,7 @@ from pkix.errors import (
 Outcome = tuple[dict[str, Any], int]
 DEFAULT_WAIT = 30.0
 _STDIN = "-"
+_SHORTEST_TURN = 60.0
 # What ends ``run`` while there is no certificate to look after. With one, every error may pass, and the certificate still serves.
 _FINAL = (Unauthenticated, Refused, Malformed, Conflict, NotFound)
 
@@ -63,7 +64,7 @@ def renew(args: Namespace, log: Log) -> Outcome:
             raise Conflict(f"an enrolment is unfinished; carry on with `ironroot-device up --state {folder.path}`")
         if finished == REENROLL:
             return _report(folder, "renewed")
-        if args.if_needed and agent.clock.now() < agent.renewal_due():
+        if args.if_needed and not agent.renewing:
             return _report(folder, "none")
         _persist(agent.renew, args, log)
         return _report(folder, "renewed")
@@ -118,24 +119,27 @@ COMMANDS: dict[str, Callable[[Namespace, Log], Outcome]] = {"up": up, "renew": r
 
 
 def _turn(folder: Folder, log: Log) -> tuple[float, str]:
-    """Do what is due. Returns the seconds until the next look, an hour at most since clocks are set, and the time of the renewal."""
+    """Do what is due. Returns the seconds until the next look and the time of the renewal.
+
+    An hour at most, since clocks are set; a minute at least, since a server may issue what is due at once.
+    """
     with folder.lock():
         agent = Agent(folder, log)
         agent.tidy()
         if agent.enrolling:
             agent.enroll()
             log.event("enrolled", f"{agent.settings.serial} is enrolled in {agent.settings.fleet}")
-        elif agent.clock.now() >= agent.renewal_due():
+        elif agent.renewing:
             agent.renew()
             log.event("renewed", f"{agent.settings.serial} has a new key and certificate")
         due = agent.renewal_due()
-        wait = min(max((due - agent.clock.now()).total_seconds(), 0.0), LONGEST_WAIT)
-        return wait, due.isoformat()
+        wait = (due - agent.clock.now()).total_seconds()
+        return min(max(wait, _SHORTEST_TURN), LONGEST_WAIT), due.isoformat()
 
 
 def _enrolled(folder: Folder, args: Namespace, log: Log) -> bool:
     """Whether ``up`` has nothing to do: this identity has a certificate, not expired, and no other was asked for. Raises Conflict."""
-    if folder.current is None:
+    if folder.current is None or _known(folder, args) is None:
         return False
     agent = Agent(folder, log)
     agent.tidy()

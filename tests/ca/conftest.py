@@ -18,6 +18,7 @@ import sqlalchemy
 
 from ca.migrate import upgrade
 from ca.model import LINT_PROOF, Identity, Invitation, Linted, Method, Tbs
+from ca.schema import metadata
 
 NOW = datetime(2026, 6, 1, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -54,11 +55,15 @@ class PostgreSQL:
         engine.dispose()
 
     def database(self) -> str:
-        """The URL of a new database with our tables."""
-        self.databases += 1
-        name = f"test{self.databases}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE made")
-        return self.url(name)
+        """The URL of a database with our tables, empty."""
+        tables = ", ".join(table.name for table in metadata.sorted_tables)
+        self.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'made' AND pid <> pg_backend_pid()",
+            "SET session_replication_role = replica",  # past the trigger that keeps the audit chain
+            f"TRUNCATE {tables}",
+            database="made",
+        )
+        return self.url("made")
 
 
 def _programs() -> Path | None:

@@ -135,7 +135,7 @@ def test_checkpoint_must_be_signed_by_a_known_key() -> None:
 
 
 def test_details_without_canonical_form_are_refused() -> None:
-    for value in (1.5, b"octets", "\ud800", {"a": object()}, float("nan")):
+    for value in (b"octets", "\ud800", {"a": object()}, float("nan")):
         with pytest.raises(Malformed):
             link(None, Draft(0, "a", "b", "c", {"value": value}))
 

@@ -154,7 +154,7 @@ UNSAFE: list[tuple[str, str, dict[str, str | None], str]] = [
     ("profile.value", DEVICE, {"key_usage": '["digitalSignature", "digitalSignature"]'}, "key_usage"),
     ("profile.value", DEVICE, {"extended_key_usage": '["clientAuth", "1.3.6.1.5.5.7.3.2"]'}, "extended_key_usage"),
     ("profile.value", DEVICE, {"extended_key_usage": '["2.5.29.037.0"]'}, "extended_key_usage"),
-    ("profile.value", DEVICE, {"names": '["uri"]'}, "names"),
+    ("profile.value", DEVICE, {"names": '["uri"]'}, "names.0"),
     ("profile.value", DEVICE, {"subject": '[{ CN = "{device}", O = "x" }]'}, "subject"),
     ("profile.value", DEVICE, {"policies": '["gold"]'}, "policies"),
     ("fleet.value", DEVICES, {"keys": '["p-521"]'}, "keys.0"),

@@ -204,9 +204,7 @@ async def serving():
 
 def name_constraints(permitted: tuple[bytes, ...] = (), excluded: tuple[bytes, ...] = ()) -> extensions.Extension:
     """NameConstraints, critical, from GeneralNames in DER."""
-    trees = [
-        der.context(number, *(der.sequence(base) for base in bases)) for number, bases in enumerate((permitted, excluded)) if bases
-    ]
+    trees = [der.context(number, *(der.sequence(base) for base in bases)) for number, bases in enumerate((permitted, excluded)) if bases]
     return extensions.Extension("2.5.29.30", True, der.sequence(*trees))
 
 
