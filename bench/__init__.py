@@ -1,1 +1,1 @@
-"""Benchmarks: ``scripts/bench issue|ocsp|hsm|sm2|crl``. Each ends with one line of JSON: figures, and ratios to baselines of the same run."""
+"""Benchmarks: ``scripts/bench issue|ocsp|hsm|sm2|crl``. Each ends with one line of JSON: figures, and ratios to baselines."""

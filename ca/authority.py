@@ -36,9 +36,7 @@ async def create_root(
     if existing is not None:
         return existing
     public_key = await born(signer, authority, kind)
-    tbs = self_signed(
-        profile, public_key, device=authority, organization=organization, country=country, serial=draw_serial(), now=now
-    )
+    tbs = self_signed(profile, public_key, device=authority, organization=organization, country=country, serial=draw_serial(), now=now)
     # A root has no row of its own before it is signed; the audit entry is its intent.
     await store.audit("ironroot", "authority.intended", authority, now, tbs_sha256=hashlib.sha256(tbs).hexdigest())
     certificate = parse_certificate(await sign_and_verify(signer, Signable(authority, public_key, "certificate", tbs), tbs))
@@ -66,7 +64,9 @@ async def certify_responder(authority: Authority, profile: str, *, signer: Signe
     """A new delegated OCSP signer of ``authority``: a new key and its certificate (RFC 6960 4.2.2.2)."""
     key = f"{authority.id}-ocsp-{now:%Y%m%dT%H%M%SZ}"
     public_key = await born(signer, key, authority.certificate.public_key.kind)
-    return await _certify_own(f"{authority.id}-ocsp", key, public_key, "responders", profile, authority, signer=signer, issuer=issuer, now=now)
+    return await _certify_own(
+        f"{authority.id}-ocsp", key, public_key, "responders", profile, authority, signer=signer, issuer=issuer, now=now
+    )
 
 
 async def _certify_own(

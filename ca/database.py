@@ -127,21 +127,18 @@ class Database:
 def _sqlite(path: Path, size: int, *, write: bool) -> Engine:
     def connect() -> sqlite3.Connection:
         # mode=rw: a database that is gone is an error, not a new empty one
-        uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-        return sqlite3.connect(uri, uri=True, timeout=BUSY / 1000, isolation_level=None, check_same_thread=False, cached_statements=256)
+        place = f"file:{quote(str(path.absolute()))}?mode=rw"
+        connection = sqlite3.connect(
+            place, uri=True, timeout=BUSY / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        try:
+            _configure(connection, write=write)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=size, max_overflow=0, pool_timeout=5)
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _: Any) -> None:
-        for pragma, value in PRAGMAS.items():
-            connection.execute(f"PRAGMA {pragma}={value}")
-        for pragma, value in PRAGMAS.items():
-            (taken,) = connection.execute(f"PRAGMA {pragma}").fetchone()
-            if taken != value:
-                raise Fatal(f"The database refuses {pragma}={value}: what it stores could be lost. Put it on a local disk.")
-        connection.execute("PRAGMA wal_autocheckpoint=4000" if write else "PRAGMA query_only=ON")
-
     if write:
 
         @event.listens_for(engine, "begin")
@@ -151,13 +148,31 @@ def _sqlite(path: Path, size: int, *, write: bool) -> Engine:
     return engine
 
 
+def _configure(connection: sqlite3.Connection, *, write: bool) -> None:
+    for pragma, value in PRAGMAS.items():
+        connection.execute(f"PRAGMA {pragma}={value}")
+    for pragma, value in PRAGMAS.items():
+        (taken,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+        if taken != value:
+            raise Fatal(f"The database refuses {pragma}={value}: what it stores could be lost. Put it on a local disk.")
+    connection.execute("PRAGMA wal_autocheckpoint=4000" if write else "PRAGMA query_only=ON")
+
+
 def _postgresql(url: Any, size: int, *, write: bool) -> Engine:
     timeouts = f"-c lock_timeout={BUSY} -c statement_timeout=30000 -c idle_in_transaction_session_timeout=15000"
     arguments = {"connect_timeout": 2, "options": timeouts, "tcp_user_timeout": 10000, "application_name": "ironroot"}
     # READ COMMITTED: each statement after the advisory lock sees what the holder before us committed
     isolation = "READ COMMITTED" if write else "AUTOCOMMIT"
     try:
-        return create_engine(url, isolation_level=isolation, connect_args=arguments, pool_size=size, max_overflow=0, pool_timeout=5)
+        return create_engine(
+            url,
+            isolation_level=isolation,
+            connect_args=arguments,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=5,
+            pool_pre_ping=True,  # after a fail-over the first request already gets a connection that works
+        )
     except ModuleNotFoundError as error:
         raise Malformed("PostgreSQL needs the package psycopg. Install ironroot[postgresql].") from error
 

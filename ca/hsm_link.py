@@ -54,13 +54,18 @@ class Link(asyncio.Protocol):
         self._buffer = bytearray()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._next = 0
-        self.usable = True
+        self._retired = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request could be sent."""
+        return not self._retired and self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self.usable = False
+        self._retired = True
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(OutcomeUnknown(_LOST, retry_after=RETRY_AFTER))
@@ -98,7 +103,7 @@ class Link(asyncio.Protocol):
 
     async def ask(self, op: str, **arguments: object) -> Any:
         """The answer's ``ok``. Raises Answered, OutcomeUnknown (connection lost after sending), Unavailable (before)."""
-        if not self.usable or self._transport is None or self._transport.is_closing():
+        if not self.usable or self._transport is None:
             raise Unavailable("the HSM's connection is lost; try again", retry_after=RETRY_AFTER)
         body = cbor2.dumps({"id": (number := self._next), "op": op, **arguments})
         if len(body) > MAX_FRAME:
@@ -110,17 +115,17 @@ class Link(asyncio.Protocol):
             return await future
         finally:
             self._waiting.pop(number, None)
-            if not self.usable and not self._waiting:
+            if self._retired and not self._waiting:
                 self.abort()
 
     def retire(self) -> None:
         """Takes nothing new and closes when everything that is open has been answered."""
-        self.usable = False
+        self._retired = True
         if not self._waiting:
             self.abort()
 
     def abort(self) -> None:
         """Drops the connection; everything that waits gets OutcomeUnknown."""
-        self.usable = False
+        self._retired = True
         if self._transport is not None:
             self._transport.abort()

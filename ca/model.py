@@ -45,7 +45,7 @@ class Authority:
 class Method(StrEnum):
     """How somebody proved who they are."""
 
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105 - the name of a method
     IDEVID = "idevid"
     CERTIFICATE = "certificate"
     SERVICE = "service"
@@ -121,7 +121,8 @@ LINT_PROOF = object()
 class Signable:
     """Octets that may be signed once, with one key: what a ``Signer`` takes.
 
-    ``key`` is the signer's reference; ``purpose`` is ``certificate``, ``csr``, ``crl``, ``ocsp`` or ``audit`` and goes to the HSM's own log.
+    ``key`` is the signer's reference; ``purpose`` (``certificate``, ``csr``, ``crl``, ``ocsp``, ``audit``)
+    goes to the HSM's own log.
     """
 
     __slots__ = ("_message", "key", "public_key", "purpose")

@@ -45,7 +45,10 @@ class Clock(Protocol):
 
 
 class Signer(Protocol):
-    """Keys that we can use and never see. Errors: ``Unavailable`` (nothing was signed), ``OutcomeUnknown`` (it may have been), ``NotFound`` (no such key)."""
+    """Keys that we can use and never see.
+
+    Errors: ``Unavailable`` (nothing was signed), ``OutcomeUnknown`` (it may have been), ``NotFound`` (no such key).
+    """
 
     async def generate(self, key: str, kind: KeyKind) -> PublicKey:
         """A new key under the reference ``key``. Raises Conflict if there is one."""
@@ -102,7 +105,9 @@ class Store(Protocol):
     async def status(self, authority: str, serial: int) -> Status | None:
         """None: never issued here. This is the hot read of OCSP."""
 
-    async def revoke(self, ids: Sequence[int], reason: Reason, now: datetime, *, actor: str, invalidity: datetime | None = None) -> list[Record]:
+    async def revoke(
+        self, ids: Sequence[int], reason: Reason, now: datetime, *, actor: str, invalidity: datetime | None = None
+    ) -> list[Record]:
         """All of ``ids`` in one transaction. Already revoked ones keep date and reason, except that a hold becomes final.
 
         Returns the records as they are now. Raises NotFound for an id that is not there (and then changes nothing).

@@ -75,7 +75,7 @@ class NativeSigner(Signer):
                 if item.key not in self._seen:
                     await self.public_key(item.key)
                 self._compare(item.key, item.public_key)
-                await self._connected()  # before ``take``: what was never sent can be given to us again
+                await self._connected()
                 future = self._enqueue(item)
                 return await future
         except TimeoutError as error:
@@ -110,7 +110,7 @@ class NativeSigner(Signer):
         return future
 
     def _flush(self) -> None:
-        """Sends what this turn of the loop asked for."""
+        """Sends what this turn of the loop asked for, in frames that the HSM takes."""
         batch, self._batch = self._batch, []
         while batch:
             count, size = 0, 0

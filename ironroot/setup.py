@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import shutil
 import subprocess  # runs our own hsm_sim
 import sys
@@ -139,7 +138,7 @@ def worn_at(not_before: datetime, not_after: datetime) -> datetime:
 
 async def _initialise_hsm(settings: Settings) -> None:
     command = [sys.executable, "-m", "hsm_sim", "init", "--home", str(settings.hsm_home)]
-    done = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=os.environ)  # type: ignore[call-overload]
+    done = await asyncio.to_thread(subprocess.run, command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         raise Unavailable(f"The HSM could not be initialised: {done.stderr.strip() or done.stdout.strip()}")
 

@@ -17,7 +17,7 @@ from pkix.certificate import Certificate, verify_signed
 from pkix.crl import Crl, parse_crl
 from pkix.errors import BadSignature, Malformed
 from pkix.name import Name
-from pkix.ocsp import HASHES, OcspResponse, cert_id, parse_response, verify_response
+from pkix.ocsp import OcspResponse, Single, cert_id, parse_response, verify_response
 from validate.crl_scope import out_of_scope
 from validate.model import Policy, StatusEvidence
 from validate.names import canonical, subject
@@ -80,8 +80,7 @@ def judge_response(
     """RFC 6960 3.2, in the order: is it about this certificate, whose word is it, is it current."""
     if isinstance(response, Text):
         return response
-    wanted_ids = [cert_id(digest, issuer, certificate.serial) for digest in HASHES]
-    single = next((found for wanted in wanted_ids if (found := response.find(wanted)) is not None), None)
+    single = _about(response, certificate, issuer)
     if single is None and response.singles:
         return say("not_about_it")
     try:
@@ -113,6 +112,15 @@ def judge_response(
         revoked_at=single.revoked_at if status == "revoked" else None,
         reason=REASONS.get(single.reason or 0) if status == "revoked" else None,
     )
+
+
+def _about(response: OcspResponse, certificate: Certificate, issuer: Certificate) -> Single | None:
+    """The answer about ``certificate``, by whatever digest it is named: who staples chooses."""
+    for single in response.singles:
+        found = single.cert_id
+        if found.serial == certificate.serial and found == cert_id(found.hash, issuer, certificate.serial):
+            return single
+    return None
 
 
 def delegates(response: OcspResponse, issuer: Certificate) -> list[Certificate]:

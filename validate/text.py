@@ -8,8 +8,10 @@ without control characters and cut at 200 characters: it may be hostile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
 
 from pkix.certificate import Certificate
 from pkix.name import Name
@@ -17,16 +19,30 @@ from pkix.name import Name
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A sentence in both languages, and the code it goes by."""
+    """A sentence in both languages, and the code it goes by. It is put into words when somebody reads it: most are never read."""
 
     code: str
-    en: str
-    zh: str
+    sentence: str
+    values: Mapping[str, object]
+
+    @property
+    def en(self) -> str:
+        """In English."""
+        return self._worded(0)
+
+    @property
+    def zh(self) -> str:
+        """In Chinese."""
+        return self._worded(1)
+
+    def _worded(self, language: int) -> str:
+        return CATALOGUE[self.sentence][language].format(**{key: _shown(value, language) for key, value in self.values.items()})
 
 
 CATALOGUE: dict[str, tuple[str, str]] = {
     # Verdicts
     "good": ("Good: {who}, issued by {issuer}; {status}.", "有效：{who}，由 {issuer} 签发；{status}。"),
+    "both": ("{first}; {second}", "{first}；{second}"),
     "not_good": ("Not good: {why}.", "无效：{why}。"),
     "status_good": ("not revoked ({source})", "未吊销（{source}）"),
     "status_unasked": ("revocation was not looked at", "未检查吊销状态"),
@@ -158,19 +174,19 @@ CATALOGUE: dict[str, tuple[str, str]] = {
 }
 
 
-def say(code: str, **values: object) -> Text:
-    """The sentence ``code`` with ``values`` filled in."""
-    english, chinese = CATALOGUE[code]
-    return Text(
-        code,
-        english.format(**{key: _shown(value, False) for key, value in values.items()}),
-        chinese.format(**{key: _shown(value, True) for key, value in values.items()}),
-    )
+def say(sentence: str, **values: object) -> Text:
+    """The sentence of the catalogue with ``values`` to be filled in; its name is its code."""
+    return Text(sentence, sentence, values)
 
 
-def joined(texts: list[Text]) -> Text:
+def under(code: str, sentence: str, **values: object) -> Text:
+    """As ``say``, but going by another code: that of what is wrapped."""
+    return Text(code, sentence, values)
+
+
+def joined(texts: Sequence[Text]) -> Text:
     """Several sentences as one, under the code of the first."""
-    return Text(texts[0].code, "; ".join(text.en for text in texts), "；".join(text.zh for text in texts))
+    return reduce(lambda first, second: under(first.code, "both", first=first, second=second), texts)
 
 
 def moment(at: datetime) -> str:
@@ -183,9 +199,9 @@ def title(certificate: Certificate) -> str:
     return certificate.subject.text or next(iter(certificate.names), f"serial {certificate.serial:x}")
 
 
-def _shown(value: object, chinese: bool) -> str:
+def _shown(value: object, language: int) -> str:
     if isinstance(value, Text):
-        return value.zh if chinese else value.en
+        return value.zh if language else value.en
     if isinstance(value, datetime):
         return moment(value)
     text = title(value) if isinstance(value, Certificate) else value.text if isinstance(value, Name) else str(value)

@@ -13,7 +13,7 @@ from validate.path import Path, Search
 from validate.rules import judge
 from validate.statements import Asked
 from validate.status import Inquiry, revocation, source_text
-from validate.text import Text, say
+from validate.text import Text, say, under
 
 _MAX_PATHS = 16
 
@@ -125,8 +125,7 @@ def _praise(path: Path, checks: tuple[Check, ...], evidence: tuple[StatusEvidenc
 
 def _complaint(why: Text) -> Text:
     """The sentence for a person, under the code of what is wrong."""
-    whole = say("not_good", why=why)
-    return Text(why.code, whole.en, whole.zh)
+    return under(why.code, "not_good", why=why)
 
 
 def _refusal(why: Text, clause: str, now: datetime) -> Result:

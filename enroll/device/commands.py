@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +33,7 @@ Outcome = tuple[dict[str, Any], int]
 DEFAULT_WAIT = 30.0
 _STDIN = "-"
 _SHORTEST_TURN = 60.0
+_STOPPING = frozenset((signal.SIGTERM, signal.SIGINT))
 # What ends ``run`` while there is no certificate to look after. With one, every error may pass, and the certificate still serves.
 _FINAL = (Unauthenticated, Refused, Malformed, Conflict, NotFound)
 
@@ -83,17 +83,18 @@ def run(args: Namespace, log: Log) -> Outcome:
     """Stay up: carry on an enrolment, renew in the window, try again after failures. Ends by SIGTERM, or if it cannot ever succeed."""
     folder = Folder(args.state)
     _must_exist(folder)
-    stopped = threading.Event()
+    stopping = False
 
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-        stopped.set()
+        nonlocal stopping
+        stopping = True  # should the exception be lost, in a destructor say
         raise _Stop
 
-    kept = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    kept = {number: signal.signal(number, stop) for number in _STOPPING}
     try:
         log.event("started", f"looking after {folder.path}")
         backoff, told = Backoff(), ""
-        while not stopped.is_set():
+        while not stopping:
             try:
                 wait, renew_at = _turn(folder, log)
                 backoff = Backoff()
@@ -105,7 +106,8 @@ def run(args: Namespace, log: Log) -> Outcome:
                     raise
                 wait = backoff.next(reason.retry_after)
                 _tell(log, reason, wait)
-            stopped.wait(wait)
+            if _signalled(wait):
+                break
     except _Stop:
         pass
     finally:
@@ -116,6 +118,15 @@ def run(args: Namespace, log: Log) -> Outcome:
 
 
 COMMANDS: dict[str, Callable[[Namespace, Log], Outcome]] = {"up": up, "renew": renew, "run": run, "status": status}
+
+
+def _signalled(seconds: float) -> bool:
+    """Sleep. Whether a signal to stop ended it; without a handler, which could run at a moment when it must not take a lock."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        return signal.sigtimedwait(_STOPPING, seconds) is not None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _turn(folder: Folder, log: Log) -> tuple[float, str]:

@@ -103,24 +103,29 @@ class Folder:
             Unavailable: the disk refuses.
         """
         with _disk(self.path):
-            self._prepare()
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            handle = self._open()
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Conflict(f"another ironroot-device is at work in {self.path}; wait for it", retry_after=1) from None
+            with _disk(self.path):
+                self._furnish()
             self.sweep()
             yield
         finally:
             os.close(handle)
 
-    def _prepare(self) -> None:
+    def _open(self) -> int:
+        """The lock file, made before anything else: it marks the folder as ours."""
         if self.path.is_dir() and not (self.path / "lock").exists() and any(self.path.iterdir()):
             raise Conflict(f"{self.path} holds other files; name an empty folder, or one that does not exist, with --state")
         self.path.mkdir(parents=True, exist_ok=True)
         if self.path.stat().st_mode & 0o777 != 0o700:
             self.path.chmod(0o700)
+        return os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def _furnish(self) -> None:
         (self.path / "versions").mkdir(mode=0o700, exist_ok=True)
         for name in FILES:  # dangling until ``current`` exists
             if not (self.path / name).is_symlink():
@@ -172,9 +177,10 @@ class Folder:
         reached("token-saved")
 
     def forget_token(self) -> None:
-        remove(self.path / "pending" / "token")
-        with contextlib.suppress(OSError):
-            (self.path / "pending").rmdir()
+        with _disk(self.path):
+            if (self.path / "pending").exists():
+                shutil.rmtree(self.path / "pending")
+                _sync(self.path)
         reached("token-removed")
 
     # -- versions

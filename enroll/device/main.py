@@ -84,6 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _joined(argv: Sequence[str]) -> list[str]:
+    """``--token T`` as ``--token=T``: one token in 64 begins with '-', which argparse would take for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--token" and not word.startswith("--"):
+            joined[-1] = f"--token={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not (math.isfinite(value) and value >= 0):
@@ -97,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Chinese must not end us
     try:
-        args = _parser().parse_args(argv)
+        args = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     except SystemExit as end:  # argparse has printed help, or what is wrong
         return int(end.code or 0)
     as_json = args.output == "json"

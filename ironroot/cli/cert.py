@@ -162,8 +162,8 @@ def _change(
             from ironroot.ocsp_wait import until_shown
 
             await until_shown(here, targets, revoked=chosen is not None, seconds=_WAIT)
-        after = [record for target in targets if (record := await here.store.get(target.id)) is not None]
-        return [views.certificate(record, now) for record in after]
+        after = [await here.store.get(target.id) for target in targets]
+        return [views.certificate(record, now) for record in after if record is not None]
 
     rows = with_installation(home, work)
     emit(rows, output, _COLUMNS)

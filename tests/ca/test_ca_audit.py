@@ -29,7 +29,9 @@ VALUES = st.recursive(
 def chain_of(length: int) -> list[AuditEntry]:
     entries: list[AuditEntry] = []
     for number in range(length):
-        draft = Draft(1_780_000_000 + number, "op:ana", "certificate.revoked", f"ecc-issuing/{number:x}", {"reason": "superseded", "id": number})
+        draft = Draft(
+            1_780_000_000 + number, "op:ana", "certificate.revoked", f"ecc-issuing/{number:x}", {"reason": "superseded", "id": number}
+        )
         entries.append(link(entries[-1] if entries else None, draft))
     return entries
 

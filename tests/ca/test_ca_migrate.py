@@ -80,7 +80,7 @@ def test_processes_that_upgrade_at_once(empty: str) -> None:
 def test_a_newer_database_is_left_alone(empty: str) -> None:
     upgrade(empty)
     execute(empty, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(Fatal, match="newer version of ironroot.*9999"):
+    with pytest.raises(Fatal, match=r"newer version of ironroot.*9999"):
         upgrade(empty)
     with pytest.raises(Fatal, match="newer version"):
         asyncio.run(SqlStore.open(empty, lock_file=None))

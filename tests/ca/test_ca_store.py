@@ -71,9 +71,14 @@ def execute(url: str, statement: str) -> list[Any]:
         database.dispose()
 
 
-async def issue(store: Store, linted: Linted, now: datetime) -> Issued:
+async def begin(store: Store, linted: Linted, now: datetime) -> Intent:
     intent = await store.intend(linted, now)
     assert isinstance(intent, Intent)
+    return intent
+
+
+async def issue(store: Store, linted: Linted, now: datetime) -> Issued:
+    intent = await begin(store, linted, now)
     return await store.record(intent, b"certificate" + intent.tbs_der, now)
 
 
@@ -92,7 +97,7 @@ def test_the_store_is_the_port(sqlite_url: str) -> None:
 def test_intent_then_certificate(run: Any, drafts: Any, url: str) -> None:
     async def test(store: SqlStore) -> None:
         linted = drafts.linted(device="pump-1", key="hsm-key")
-        intent = await store.intend(linted, drafts.now)
+        intent = await begin(store, linted, drafts.now)
         tbs = linted.tbs
         assert intent == Intent(intent.id, tbs.authority, tbs.serial, tbs.der, tbs.identity, drafts.now)
         assert await store.unfinished(drafts.now + SECOND) == [intent]
@@ -141,7 +146,7 @@ def test_many_statuses_at_once(run: Any, drafts: Any) -> None:
 
 def test_recording_twice_keeps_the_first(run: Any, drafts: Any) -> None:
     async def test(store: SqlStore) -> None:
-        intent = await store.intend(drafts.linted(), drafts.now)
+        intent = await begin(store, drafts.linted(), drafts.now)
         first, second = await asyncio.gather(store.record(intent, b"one", drafts.now), store.record(intent, b"two", drafts.now))
         assert first == second
         assert (await store.record(intent, b"three", drafts.now)).der == first.der
@@ -261,7 +266,7 @@ def test_what_a_crash_left_is_finished_by_the_same_request(run: Any, drafts: Any
         await store.invite([invitation], drafts.now, actor="op")
         one = drafts.linted(device="pump-1", token=invitation.token_sha256)
         other_key = drafts.linted(device="pump-1", token=invitation.token_sha256)
-        intent = await store.intend(one, drafts.now)
+        intent = await begin(store, one, drafts.now)
         young, stale = drafts.now + STALE_TIME - SECOND, drafts.now + STALE_TIME
         for linted in (one, other_key):
             with pytest.raises(Conflict) as caught:
@@ -285,7 +290,7 @@ def test_abandoning_frees_the_token_not_the_serial(run: Any, drafts: Any) -> Non
         invitation = drafts.invitation("pump-1")
         await store.invite([invitation], drafts.now, actor="op")
         one = drafts.linted(device="pump-1", token=invitation.token_sha256, idempotency=b"i" * 32)
-        intent = await store.intend(one, drafts.now)
+        intent = await begin(store, one, drafts.now)
         await store.abandon(intent, drafts.now)
         await store.abandon(intent, drafts.now)
         status = await store.status(intent.authority, intent.serial)
@@ -352,7 +357,7 @@ def test_a_key_serves_one_identity(run: Any, drafts: Any) -> None:
 def test_a_key_of_an_abandoned_request_is_free(run: Any, drafts: Any) -> None:
     async def test(store: SqlStore) -> None:
         first = drafts.linted(device="pump-1")
-        intent = await store.intend(first, drafts.now)
+        intent = await begin(store, first, drafts.now)
         await store.abandon(intent, drafts.now)
         await store.intend(drafts.linted(device="pump-2", spki_sha256=first.tbs.spki_sha256), drafts.now)
 
@@ -463,7 +468,7 @@ def test_revocation_is_all_or_nothing(run: Any, drafts: Any) -> None:
 
 def test_intended_and_expired_ones_can_be_revoked(run: Any, drafts: Any) -> None:
     async def test(store: SqlStore) -> None:
-        intent = await store.intend(drafts.linted(), drafts.now)
+        intent = await begin(store, drafts.linted(), drafts.now)
         expired = await issue(store, drafts.linted(not_after=drafts.now - SECOND), drafts.now)
         await store.revoke([intent.id, expired.id], Reason.keyCompromise, drafts.now, actor="op")
         serials = [entry.serial async for entry in store.revocation_entries("ecc-issuing")]
@@ -578,7 +583,7 @@ def test_look_ups(run: Any, drafts: Any) -> None:
         first = await issue(store, drafts.linted(device="pump-1"), drafts.now)
         second = await issue(store, drafts.linted(identity=other_fleet, authority="sm2-issuing"), drafts.now)
         third = await issue(store, drafts.linted(device="pump-1"), drafts.now)
-        pending = await store.intend(drafts.linted(device="pump-1"), drafts.now)
+        pending = await begin(store, drafts.linted(device="pump-1"), drafts.now)
         assert [record.id for record in await store.by_device("pump-1")] == [pending.id, third.id, second.id, first.id]
         assert [record.id for record in await store.by_device("pump-1", "sm2-devices")] == [second.id]
         assert [record.id for record in await store.page(limit=2)] == [first.id, second.id]

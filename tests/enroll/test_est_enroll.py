@@ -101,6 +101,8 @@ def test_an_idempotency_key_names_the_request_whatever_its_octets_and_only_for_i
             again = await client.post(ENROLL, data=world.csr(key, "press-7"), headers=headers)
             assert first.status == again.status == 200
             assert await first.read() == await again.read()
+            another_key = await client.post(ENROLL, data=world.csr(generate(KeyKind.P_256), "press-7"), headers=headers)
+            assert another_key.status == 401, "the same name for a request with another key does not get the first key's certificate"
             other = world.basic("press-8", await world.invite("ecc-devices", "press-8")) | named
             answer = await client.post(ENROLL, data=world.csr(generate(KeyKind.P_256), "press-8"), headers=other)
             assert world.certificate(await answer.read()).subject.get("CN") == ["press-8"]

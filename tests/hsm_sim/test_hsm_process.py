@@ -8,10 +8,12 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -182,7 +184,7 @@ def test_another_user_is_turned_away_even_if_the_files_let_him_in(hsm: Any) -> N
 
 
 def secrets_of(contents: bytes) -> set[bytes]:
-    """All integers and octet strings (also ML-DSA's seed, which is [0]) of 31 octets and more in a DER structure, and in the octet strings in it."""
+    """All integers and octet strings (also [0], ML-DSA's seed) of 31 octets and more in a DER structure, and in octet strings in it."""
     found, pos = set[bytes](), 0
     while pos < len(contents):
         element = der.read(contents, pos)
@@ -200,7 +202,8 @@ def forms(secret: bytes) -> list[bytes]:
     """How a secret could be written down: as it is, little-endian, hex, base64 (at each of the three alignments), decimal."""
     plain = secret.lstrip(b"\0")
     encoded = [base64.b64encode(bytes(shift) + plain)[4 : 4 + len(plain)] for shift in range(3)]
-    return [plain, plain[::-1], plain.hex().encode(), plain.hex().upper().encode(), str(int.from_bytes(plain)).encode(), *encoded]
+    decimal = [str(int.from_bytes(plain)).encode()] if len(plain) <= 512 else []  # no single number is longer
+    return [plain, plain[::-1], plain.hex().encode(), plain.hex().upper().encode(), *encoded, *decimal]
 
 
 def test_no_private_number_leaves_in_any_answer_or_rests_in_any_file(hsm: Any) -> None:
@@ -295,7 +298,7 @@ def test_without_room_for_the_log_nothing_is_signed_until_there_is(hsm: Any) -> 
     client.call("generate", key="k", kind="p-256")
     assert "signature" in client.sign("k")
     size = (hsm.home / "sign.log").stat().st_size
-    resource.prlimit(hsm.process.pid, resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+    resource.prlimit(hsm.process.pid, resource.RLIMIT_FSIZE, (size + 500, resource.RLIM_INFINITY))
     outcomes = client.call("sign_many", items=items("k", digests(3)))
     assert [set(outcome) for outcome in outcomes] == [{"error", "text"}] * 3
     assert {outcome["error"] for outcome in outcomes} == {"storage"}
@@ -324,6 +327,17 @@ def test_it_finishes_what_is_running_when_asked_to_end(hsm: Any) -> None:
     made = [answer["id"] for answer in answers if "public_key" in answer.get("ok", [])]
     labels = {key["label"] for key in hsm.start().login().call("keys")}
     assert ("late" in labels) == (numbers[-1] in made)
+
+
+def test_with_parent_it_ends_when_its_parent_is_killed(home: Path) -> None:
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'hsm_sim', '--with-parent', '--home', sys.argv[1]])"
+    command = [sys.executable, "-c", program, str(home)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        parent.kill()
+        assert parent.stdout.read() == b""  # the end of the pipe: nobody holds its other side any more
+    assert not (home / "native.sock").exists()
 
 
 def test_a_home_has_one_process(hsm: Any, run_hsm: Run) -> None:
@@ -426,12 +440,12 @@ def test_a_client_that_asks_and_does_not_read_is_waited_for_and_loses_nothing(hs
     greedy, bystander = hsm.login(), hsm.login()
     bystander.call("generate", key="k", kind="p-256")
     request = cbor2.dumps({"id": 1, "op": "sign_many", "items": items("k", digests(500))})
-    data = (len(request).to_bytes(4) + request) * 40  # 20,000 signatures
+    data = (len(request).to_bytes(4) + request) * 250  # 8 MB, 125,000 signatures
     greedy.socket.setblocking(False)
     sent = 0
-    with contextlib.suppress(BlockingIOError):
-        while sent < len(data):
-            sent += greedy.socket.send(data[sent : sent + 65536])
+    while sent < len(data) and select.select([], [greedy.socket], [], 0.5)[1]:
+        sent += greedy.socket.send(data[sent : sent + 65536])
+    assert sent < len(data)  # it stopped reading
     assert "signature" in bystander.sign("k")
     greedy.socket.settimeout(60)
     read = 0

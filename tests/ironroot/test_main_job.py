@@ -46,9 +46,7 @@ def test_enrol_trust_revoke_distrust(plant, family):
     bad = verdict(plant, state, "--purpose", "client", expect=8)
     assert not bad["good"]
     assert "keyCompromise" in bad["reason"]
-    plant.until(
-        lambda: leaf.serial in parse_crl(plant.get(f"/crl/{family}-issuing.crl")).entries, "the revocation to be on the CRL"
-    )
+    plant.until(lambda: leaf.serial in parse_crl(plant.get(f"/crl/{family}-issuing.crl")).entries, "the revocation to be on the CRL")
     # Once more is no error, and changes neither date nor reason.
     again = plant.json("cert", "revoke", serial, "--reason", "superseded", "--yes")
     assert (again[0]["revoked_at"], again[0]["reason"]) == (revoked[0]["revoked_at"], "keyCompromise")
@@ -106,7 +104,16 @@ def test_every_way_to_name_a_certificate(plant):
     leaf = certificate(state / "device.pem")
     fingerprint = leaf.sha256.hex()
     colons = ":".join(f"{leaf.serial:032x}"[i : i + 2] for i in range(0, 32, 2))
-    for what in (f"{leaf.serial:x}", str(leaf.serial), colons, fingerprint[:8], fingerprint[:9], fingerprint, str(state / "device.pem"), "named-1"):
+    for what in (
+        f"{leaf.serial:x}",
+        str(leaf.serial),
+        colons,
+        fingerprint[:8],
+        fingerprint[:9],
+        fingerprint,
+        str(state / "device.pem"),
+        "named-1",
+    ):
         assert plant.json("cert", "show", what)["sha256"] == fingerprint, what
     listed = plant.json("cert", "list", "--fleet", "ecc-devices")
     assert fingerprint in {one["sha256"] for one in listed}

@@ -32,11 +32,6 @@ def rsa_spki(modulus: int, exponent: int = 65537) -> bytes:
     return spki(der.sequence(der.integer(modulus), der.integer(exponent)), der.oid("1.2.840.113549.1.1.1"), der.null())
 
 
-def exported(public: object) -> bytes:
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return public.public_bytes(serialization.Encoding.DER, form)  # type: ignore[attr-defined,no-any-return]
-
-
 # --- good keys -----------------------------------------------------------------------------------------------------
 
 
@@ -343,17 +338,15 @@ def test_explicit_curve_parameters_are_refused(tmp_path: Path) -> None:
             load_public_key(raw)
 
 
-@pytest.mark.parametrize(
-    ("raw", "text"),
-    [
-        (exported(ec.generate_private_key(ec.SECP521R1()).public_key()), "1.3.132.0.35 is not taken"),
-        (exported(ec.generate_private_key(ec.SECP256K1()).public_key()), "1.3.132.0.10 is not taken"),
-        (exported(ed448.Ed448PrivateKey.generate().public_key()), "1.3.101.113 is not taken"),
-    ],
-)
-def test_other_algorithms_are_named_and_refused(raw: bytes, text: str) -> None:
-    with pytest.raises(Unsupported, match=text):
-        load_public_key(raw)
+def test_other_algorithms_are_named_and_refused() -> None:
+    for key, text in (
+        (ec.generate_private_key(ec.SECP521R1()), "1.3.132.0.35 is not taken"),
+        (ec.generate_private_key(ec.SECP256K1()), "1.3.132.0.10 is not taken"),
+        (ed448.Ed448PrivateKey.generate(), "1.3.101.113 is not taken"),
+    ):
+        form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        with pytest.raises(Unsupported, match=text):
+            load_public_key(key.public_key().public_bytes(*form))
 
 
 def _frayed() -> dict[str, bytes]:

@@ -24,7 +24,10 @@ from pkix.errors import BadSignature, Malformed, Unsupported, WeakKey
 from pkix.name import name
 from pkix.privatekey import PrivateKey, generate
 
-KEYS = {kind: generate(kind) for kind in KeyKind}
+KINDS: list[KeyKind] = [
+    kind for kind in KeyKind if kind not in (KeyKind.RSA_3072, KeyKind.RSA_4096)
+]  # RSA-2048 stands for them; they take seconds to make
+KEYS: dict[KeyKind, PrivateKey] = {kind: generate(kind) for kind in KINDS}
 SUBJECT = name(("C", "CN"), ("O", "Example Plant"), ("CN", "press-7"))
 NAMES = ("dns:press-7.plant", "ip:192.0.2.7", "ip:2001:db8::7", "uri:urn:ironroot:device:f:press-7", "email:ops@plant.example")
 CSRS = {kind: build_csr(key, SUBJECT, NAMES, "secret") for kind, key in KEYS.items()}
@@ -68,7 +71,7 @@ def run(tmp_path: Path) -> Callable[..., str]:
     return start
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KeyKind if kind is not KeyKind.ML_DSA_65])  # OpenSSL has it from 3.5 on
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not KeyKind.ML_DSA_65])  # OpenSSL has it from 3.5 on
 def test_openssl_reads_ours(kind: KeyKind, run: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csr").write_bytes(CSRS[kind])
     distid = ("-vfyopt", "distid:1234567812345678") if kind is KeyKind.SM2 else ()
@@ -80,7 +83,7 @@ def test_openssl_reads_ours(kind: KeyKind, run: Callable[..., str], tmp_path: Pa
     assert "subject=C = CN, O = Example Plant, CN = press-7" in text
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KeyKind if kind is not KeyKind.SM2])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not KeyKind.SM2])
 def test_cryptography_reads_ours(kind: KeyKind) -> None:
     theirs = x509.load_der_x509_csr(CSRS[kind])
     assert theirs.is_signature_valid
@@ -113,7 +116,7 @@ basicConstraints = CA:{ca}
     ("kind", "options", "identifier"),
     [
         (KeyKind.RSA_2048, [], "-"),
-        (KeyKind.RSA_3072, ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"], "-"),
+        (KeyKind.RSA_2048, ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"], "-"),
         (KeyKind.P_256, [], "-"),
         (KeyKind.P_256, ["-sha512"], "-"),
         (KeyKind.P_384, ["-sha384"], "-"),
@@ -146,7 +149,7 @@ def test_an_sm2_request_under_another_id_proves_nothing(run: Callable[..., str],
 # --- what a request says -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", list(KeyKind))
+@pytest.mark.parametrize("kind", KINDS)
 def test_ours_read_back(kind: KeyKind) -> None:
     csr = parse_csr(CSRS[kind])
     assert csr == Csr(CSRS[kind], SUBJECT, KEYS[kind].public_key, NAMES, False, "secret", "default" if kind is KeyKind.SM2 else "-")
@@ -302,23 +305,23 @@ def test_attributes_that_nobody_knows_are_passed_over() -> None:
     assert parse_csr(request(P256, _UNKNOWN)).names == ()
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"",
-        b"\x30\x00",
-        CSRS[KeyKind.P_256] + b"\0",
-        pem.encode("CERTIFICATE REQUEST", CSRS[KeyKind.P_256]).encode(),
-        request(version=b"\x02\x01\x01"),
-        request(version=b""),
-        request(subject=b""),
-        request(subject=b"\x31\x00"),
-        request(subject=name(("CN", "x")).der.replace(b"x", b"\x1b")),
-        request(subject=der.sequence(der.set_of([der.sequence(der.oid("2.5.4.3"), der.utf8_string("x" * 65))]))),
-        P256.public_key.spki,
-        der.sequence(*[der.null()] * 3000),
-    ],
-)
+NO_REQUESTS = {
+    "nothing": b"",
+    "empty": b"\x30\x00",
+    "trailing octet": CSRS[KeyKind.P_256] + b"\0",
+    "PEM": pem.encode("CERTIFICATE REQUEST", CSRS[KeyKind.P_256]).encode(),
+    "version 2": request(version=b"\x02\x01\x01"),
+    "no version": request(version=b""),
+    "no subject": request(subject=b""),
+    "a subject that is no name": request(subject=b"\x31\x00"),
+    "escape in the subject": request(subject=name(("CN", "x")).der.replace(b"x", b"\x1b")),
+    "a common name of 65": request(subject=der.sequence(der.set_of([der.sequence(der.oid("2.5.4.3"), der.utf8_string("x" * 65))]))),
+    "a public key": P256.public_key.spki,
+    "3000 elements": der.sequence(*[der.null()] * 3000),
+}
+
+
+@pytest.mark.parametrize("raw", NO_REQUESTS.values(), ids=NO_REQUESTS.keys())
 def test_what_is_no_request_is_refused(raw: bytes) -> None:
     with pytest.raises(Malformed):
         parse_csr(raw)
@@ -334,10 +337,10 @@ def test_the_size_is_the_callers_choice() -> None:
 # --- proof of possession -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", list(KeyKind))
+@pytest.mark.parametrize("kind", KINDS)
 def test_only_the_holder_of_the_key_gets_through(kind: KeyKind) -> None:
     key = KEYS[kind]
-    other = generate(kind if not kind.startswith("rsa") else KeyKind.RSA_2048)
+    other = generate(kind)
     stolen = request(other, spki=key.public_key.spki, algorithm=SIGNATURES[kind].der)
     with pytest.raises(BadSignature, match="not signed with the private key"):
         parse_csr(stolen)

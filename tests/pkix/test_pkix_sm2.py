@@ -26,7 +26,7 @@ POINT, SIGNATURE, E = (bytes.fromhex(KNOWN[key]) for key in ("point", "signature
 R, S = (int.from_bytes(SIGNATURE[at : at + 33]) for at in (4, 39))
 
 
-def named(cases: list[dict[str, Any]]) -> Any:
+def named(cases: list[dict[str, Any]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=[case.get("name", "") for case in cases])
 
 

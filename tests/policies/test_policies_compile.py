@@ -179,7 +179,9 @@ _signature = SIGNATURES[KeyKind.P_256]
 _urls = Urls("http://p/c", "http://p/o", "http://p/i")
 
 
-def authority(not_before: datetime, not_after: datetime, *, path_length: int | None = None, usages: tuple[str, ...] = ("keyCertSign",)) -> Any:
+def authority(
+    not_before: datetime, not_after: datetime, *, path_length: int | None = None, usages: tuple[str, ...] = ("keyCertSign",)
+) -> Any:
     """An issuer's certificate with these dates; nothing here looks at its signature."""
     subject = name(("CN", "issuer"))
     tbs = build_tbs(
@@ -264,7 +266,24 @@ def test_an_issuer_that_has_ended_or_not_begun() -> None:
 
 ISSUER = authority(datetime(2026, 1, 1, tzinfo=UTC), datetime(2036, 1, 1, tzinfo=UTC))
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
-HOSTILE = ["", "-a", ".a", "a/b", "../../etc", "a b", "a\n", "a\x00b", "é", "x" * 65, "{fleet}", "a{device}", "dev1,O=Admin", "a+CN=b", "%41", "a:b"]
+HOSTILE = [
+    "",
+    "-a",
+    ".a",
+    "a/b",
+    "../../etc",
+    "a b",
+    "a\n",
+    "a\x00b",
+    "é",
+    "x" * 65,
+    "{fleet}",
+    "a{device}",
+    "dev1,O=Admin",
+    "a+CN=b",
+    "%41",
+    "a:b",
+]
 
 
 @pytest.mark.parametrize("device", HOSTILE)
@@ -297,7 +316,9 @@ def test_a_serial_stays_itself_or_is_refused(device: str) -> None:
     assert lint(built.der, compiled.profile, ISSUER, _signature, fleet="ecc-platforms", device=device, names=()) == []
 
 
-@pytest.mark.parametrize("organization", ["Plant, O=Admin", "Plant+CN=root", "{device}", "{fleet}{country}", 'quo"te\\', "工厂", "#3030", " lead"])
+@pytest.mark.parametrize(
+    "organization", ["Plant, O=Admin", "Plant+CN=root", "{device}", "{fleet}{country}", 'quo"te\\', "工厂", "#3030", " lead"]
+)
 def test_an_organization_stays_one_value(organization: str) -> None:
     compiled = Compiled(PROFILES["ecc-device"], ISSUER, _signature, _urls, organization, "CN")
     read = x509.load_der_x509_certificate(assemble(leaf(compiled, NOW).der, _signature, b"\0"))
@@ -305,14 +326,19 @@ def test_an_organization_stays_one_value(organization: str) -> None:
     assert all(len(rdn) == 1 for rdn in read.subject.rdns)
 
 
-@pytest.mark.parametrize(("organization", "country"), [("", "CN"), ("x" * 65, "CN"), ("a\nb", None), ("a\u202eb", None), ("P", "CHN"), ("P", "\u00e7n")])
+@pytest.mark.parametrize(
+    ("organization", "country"), [("", "CN"), ("x" * 65, "CN"), ("a\nb", None), ("a\u202eb", None), ("P", "CHN"), ("P", "\u00e7n")]
+)
 def test_settings_that_no_name_holds_are_refused_at_once(organization: str, country: str | None) -> None:
     with pytest.raises(Malformed):
         Compiled(PROFILES["ecc-device"], ISSUER, _signature, _urls, organization, country)
 
 
 def test_country_is_left_out_where_there_is_none() -> None:
-    assert leaf(Compiled(PROFILES["ecc-device"], ISSUER, _signature, _urls, "P", None), NOW).subject.text == "serialNumber=press-7,CN=press-7,O=P"
+    assert (
+        leaf(Compiled(PROFILES["ecc-device"], ISSUER, _signature, _urls, "P", None), NOW).subject.text
+        == "serialNumber=press-7,CN=press-7,O=P"
+    )
 
 
 @pytest.mark.parametrize(
@@ -345,7 +371,9 @@ def test_vouched_names_once_each_in_order() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["dns:*.plant", "dns:a_b", "dns:A", "dns:a.", "dns:", "ip:0.0.0.0", "ip:::", "ip:224.0.0.1", "ip:127.1", "a", "uri:urn:x"])
+@pytest.mark.parametrize(
+    "text", ["dns:*.plant", "dns:a_b", "dns:A", "dns:a.", "dns:", "ip:0.0.0.0", "ip:::", "ip:224.0.0.1", "ip:127.1", "a", "uri:urn:x"]
+)
 def test_names_that_none_may_have(text: str) -> None:
     with pytest.raises(Malformed):
         leaf(Compiled(PROFILES["ecc-platform"], ISSUER, _signature, _urls, "P", None), NOW, names=(text,))
@@ -366,23 +394,32 @@ def test_keys_of_the_other_family(world: Callable[[str], Any]) -> None:
         world("ecc").compiled("root").tbs(subject_key=world("sm2").leaf_key.public_key, **values)
 
 
+def made(w: Any, profile: Profile, issuer: Certificate | None, **changed: Any) -> Compiled:
+    values = {"signature": w.signature, "urls": w.urls, "organization": "P", "country": None} | changed
+    return Compiled(profile, issuer, **values)
+
+
+def at(crl: str = "http://p/c", issuer: str = "http://p/i") -> Urls:
+    return Urls(crl, "http://p/o", issuer)
+
+
 @pytest.mark.parametrize(
     ("why", "make"),
     [
-        ("any-purpose", lambda w: Compiled(profile_with(extended_key_usage=["2.5.29.37.0"]), w.issuing, w.signature, w.urls, "P", None)),
-        ("issues to itself", lambda w: Compiled(PROFILES["ecc-root"], w.root, w.signature, w.urls, "P", None)),
-        ("has an issuer", lambda w: Compiled(PROFILES["ecc-device"], None, w.signature, w.urls, "P", None)),
-        ("no authority", lambda w: Compiled(PROFILES["ecc-device"], w.signed("device"), w.signature, w.urls, "P", None)),
-        ("no authority", lambda w: Compiled(PROFILES["ecc-device"], authority(NOW, NOW, usages=("cRLSign",)), w.signature, w.urls, "P", None)),
-        ("path length", lambda w: Compiled(PROFILES["ecc-issuing"], w.issuing, w.signature, w.urls, "P", None)),
-        ("is for sm2", lambda w: Compiled(PROFILES["sm2-device"], w.issuing, w.signature, w.urls, "P", None)),
-        ("does not sign with", lambda w: Compiled(PROFILES["ecc-device"], w.issuing, SIGNATURES[KeyKind.P_384], w.urls, "P", None)),
-        ("no URLs", lambda w: Compiled(PROFILES["ecc-device"], w.issuing, w.signature, None, "P", None)),
-        ("http://", lambda w: Compiled(PROFILES["ecc-device"], w.issuing, w.signature, Urls("https://p/c", "http://p/o", "http://p/i"), "P", None)),
-        ("http://", lambda w: Compiled(PROFILES["ecc-device"], w.issuing, w.signature, Urls("http://p/c", "http://p/o", "ldap://p/i"), "P", None)),
-        ("no name", lambda w: Compiled(PROFILES["ecc-device"], w.issuing, w.signature, Urls("http://p/c d", "http://p/o", "http://p/i"), "P", None)),
+        ("any-purpose", lambda w: made(w, profile_with(extended_key_usage=["2.5.29.37.0"]), w.issuing)),
+        ("issues to itself", lambda w: made(w, PROFILES["ecc-root"], w.root)),
+        ("has an issuer", lambda w: made(w, PROFILES["ecc-device"], None)),
+        ("no authority", lambda w: made(w, PROFILES["ecc-device"], w.signed("device"))),
+        ("no authority", lambda w: made(w, PROFILES["ecc-device"], authority(NOW, NOW, usages=("cRLSign",)))),
+        ("path length", lambda w: made(w, PROFILES["ecc-issuing"], w.issuing)),
+        ("is for sm2", lambda w: made(w, PROFILES["sm2-device"], w.issuing)),
+        ("does not sign with", lambda w: made(w, PROFILES["ecc-device"], w.issuing, signature=SIGNATURES[KeyKind.P_384])),
+        ("no URLs", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=None)),
+        ("http://", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=at(crl="https://p/c"))),
+        ("http://", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=at(issuer="ldap://p/i"))),
+        ("no name", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=at(crl="http://p/c d"))),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_go_together_is_refused_when_compiled(world: Callable[[str], Any], why: str, make: Callable[[Any], Compiled]) -> None:
     with pytest.raises(Malformed, match=why):
         make(world("ecc"))

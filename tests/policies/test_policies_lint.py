@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -44,6 +44,7 @@ class Parts:
     behind: bytes = b""
     profile: Profile = None  # type: ignore[assignment]
     above: Any = None
+    signature: Any = None
     told: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -53,9 +54,12 @@ class Parts:
         fields = der.children(tbs, der.read(tbs))
         pieces = [tbs[piece.start : piece.end] for piece in fields]
         parts = cls(world, kind, *pieces[:7], profile=world.policies.profiles[f"{world.family}-{kind}"], above=world.issuing)
+        parts.signature = world.signature
         parts.above = {"root": None, "issuing": world.root}.get(kind, world.issuing)
         listed = der.children(tbs, der.read(tbs, fields[7].body))
-        parts.extensions = {der.decode_oid(tbs[piece.body + 2 : piece.body + 2 + tbs[piece.body + 1]]): tbs[piece.start : piece.end] for piece in listed}
+        parts.extensions = {
+            der.decode_oid(tbs[piece.body + 2 : piece.body + 2 + tbs[piece.body + 1]]): tbs[piece.start : piece.end] for piece in listed
+        }
         parts.told = {"fleet": f"{world.family}-{kind}s", "device": "press-7", "names": names, "keys": (world.kind,)}
         return parts
 
@@ -82,12 +86,10 @@ class Parts:
 
     def rdns(self, *attributes: tuple[str, int, bytes]) -> None:
         """The subject, each attribute with its string tag."""
-        self.subject = der.sequence(
-            *(der.tlv(der.SET, der.sequence(der.oid(oid), der.tlv(tag, value))) for oid, tag, value in attributes)
-        )
+        self.subject = der.sequence(*(der.tlv(der.SET, der.sequence(der.oid(oid), der.tlv(tag, value))) for oid, tag, value in attributes))
 
     def findings(self) -> set[str]:
-        return {finding.rule for finding in lint(self.tbs, self.profile, self.above, self.world.signature, **self.told)}
+        return {finding.rule for finding in lint(self.tbs, self.profile, self.above, self.signature, **self.told)}
 
 
 DAYS = timedelta(days=90) - timedelta(seconds=1)
@@ -138,6 +140,8 @@ def set_key(parts: Parts, key: Any) -> None:
     set_spki(parts, key.spki, key.key_bits)
 
 
+p384 = SIGNATURES[KeyKind.P_384]
+
 # --- reading
 case("tbs.form", lambda p: setattr(p, "behind", der.null()))
 case("tbs.form", lambda p: setattr(p, "serial", b""))
@@ -159,6 +163,13 @@ case("extensions.duplicate", lambda p: p.more.append(p.extensions[SKI]))
 case("signature.algorithm", lambda p: setattr(p, "algorithm", SIGNATURES[KeyKind.P_384].der))
 case("signature.algorithm", lambda p: setattr(p, "algorithm", der.sequence(der.oid("1.2.156.10197.1.501"), der.null())), "sm2")
 case("signature.algorithm", lambda p: setattr(p, "algorithm", SIGNATURES[KeyKind.P_256].der), "sm2")
+case("signature.algorithm", lambda p: setattr(p, "signature", SIGNATURES[KeyKind.P_384]))
+case("signature.algorithm", lambda p: (setattr(p, "algorithm", p384.der), setattr(p, "signature", p384)))
+case(
+    "signature.algorithm",
+    lambda p: set_spki(p, der.sequence(der.sequence(der.oid(X25519)), der.bit_string(b"k" * 32)), b"k" * 32),
+    kind="root",
+)
 case("issuer.name", lambda p: setattr(p, "issuer", p.world.root.subject.der))
 case("issuer.name", lambda p: setattr(p, "issuer", replaced(p.issuer, b"\x0c\x0becc-issuing", b"\x13\x0becc-issuing")))
 case("issuer.name", lambda p: setattr(p, "issuer", p.world.issuing.subject.der), kind="root")
@@ -234,7 +245,9 @@ case("san.unauthorised", lambda p: p.raw_san(der.context(0, der.oid("1.3.6.1.4.1
 # --- key and usage
 case("key.kind", lambda p: set_key(p, P384))  # one of the family, but not of this fleet
 case("key.kind", lambda p: set_spki(p, replaced(p.spki, b"\x03\x42\x00\x04", b"\x03\x42\x00\x06"), b"\x06" + p.spki[-64:]))
-case("key.kind", lambda p: set_spki(p, replaced(p.spki, bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106")), p.spki[-65:]))
+case(
+    "key.kind", lambda p: set_spki(p, replaced(p.spki, bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106")), p.spki[-65:])
+)
 case("key.kind", lambda p: set_spki(p, replaced(p.spki, b"\x03\x42\x00\x04", b"\x03\x42\x01\x04")[:-1] + b"\0", b""))
 case("key.kind", lambda p: set_spki(p, der.sequence(der.sequence(der.oid(X25519)), der.bit_string(b"k" * 32)), b"k" * 32))
 case("key.family", lambda p: (set_key(p, OTHER), p.told.update(keys=None)), "sm2")
@@ -381,9 +394,24 @@ def test_other_kinds_of_key(world: Callable[[str], Any], kind: KeyKind) -> None:
     assert parts.findings() == set()
 
 
-def test_a_certificate_cut_at_its_issuers_end_is_right(world: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("left", [timedelta(0), timedelta(seconds=1), timedelta(days=3)])
+def test_a_certificate_cut_at_its_issuers_end_is_right(world: Callable[[str], Any], left: timedelta) -> None:
     parts = Parts.of(world("ecc"), "device")
-    parts.times(parts.above.not_after - timedelta(days=3), parts.above.not_after)
+    parts.times(parts.above.not_after - left, parts.above.not_after)
+    assert parts.findings() == set()
+
+
+def test_no_subject_beside_critical_names_is_right(world: Callable[[str], Any]) -> None:
+    parts = Parts.of(world("ecc"), "device")
+    parts.rdns()
+    profile_of(parts, subject=(), critical=("keyUsage", "subjectAltName"))
+    parts.put(extensions.subject_alternative_name(URI, critical=True))
+    assert parts.findings() == set()
+
+
+def test_no_country_where_the_settings_have_none(world: Callable[[str], Any]) -> None:
+    parts = Parts.of(world("ecc"), "device")
+    parts.rdns(*GOOD[1:])
     assert parts.findings() == set()
 
 
@@ -397,4 +425,6 @@ def test_any_octets_give_findings_and_no_error(seed: int, raw: bytes, world: Cal
     draw = random.Random(seed)
     for _ in range(draw.randint(1, 3)):
         tbs[draw.randrange(len(tbs))] = draw.randrange(256)
-    lint(bytes(tbs), profile, hierarchy.issuing, hierarchy.signature, fleet="ecc-devices", device="press-7", names=(), keys=(KeyKind.P_256,))
+    lint(
+        bytes(tbs), profile, hierarchy.issuing, hierarchy.signature, fleet="ecc-devices", device="press-7", names=(), keys=(KeyKind.P_256,)
+    )

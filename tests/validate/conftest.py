@@ -103,9 +103,11 @@ def issue(
     signed_by: Party | None = None,
     key_label: str | None = None,
     serial=None,
+    public_key=None,
 ) -> Party:
     """A certificate as this house writes them, or broken as asked: ``extra`` extensions, ``without`` those of these OIDs."""
     own = key(kind, key_label or cn)
+    certified = public_key or own.public_key
     signer = signed_by.key if signed_by else issuer.key if issuer else own
     who = subject or name(("O", "Example Plant"), ("CN", cn))
     usage = usage if usage is not None else ("keyCertSign", "cRLSign") if ca else ("digitalSignature",)
@@ -113,7 +115,7 @@ def issue(
     listed += [extensions.key_usage(*usage)] if usage else []
     listed += [] if ca or not purposes else [extensions.extended_key_usage(*purposes)]
     listed += [extensions.subject_alternative_name(*names)] if names else []
-    listed += [extensions.subject_key_identifier(own.public_key)]
+    listed += [extensions.subject_key_identifier(certified)]
     listed += [extensions.authority_key_identifier(issuer.certificate)] if issuer else []
     listed += [extensions.authority_information_access(ocsp=list(ocsp))] if ocsp else []
     listed += [extensions.crl_distribution_points(*crl)] if crl else []
@@ -126,7 +128,7 @@ def issue(
         subject=who,
         not_before=not_before,
         not_after=not_after,
-        public_key=own.public_key,
+        public_key=certified,
         signature=algorithm,
         extensions=listed,
     )

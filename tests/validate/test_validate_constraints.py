@@ -85,6 +85,17 @@ def test_constraints_of_all_cas_add_up_and_the_anchor_counts(pki):
     assert plant.validate(pki.issue(issuing, "x", names=("dns:other.test",)), chain=[issuing], trust=[root]).code == "name_constraint"
 
 
+def test_names_of_cas_count_too_except_self_issued_ones(pki):
+    limits = pki.name_constraints((dns("plant.example"),))
+    top = pki.issue(pki.plant().root, "limiting", ca=True, extra=(limits,))
+    inside = pki.issue(top, "inside", ca=True, names=("dns:ca.plant.example",))
+    outside = pki.issue(top, "outside", ca=True, names=("dns:ca.elsewhere.example",))
+    rolled = pki.issue(top, "rolled", ca=True, subject=top.certificate.subject, names=("dns:ca.elsewhere.example",))
+    for lower, good in ((inside, True), (outside, False), (rolled, True)):
+        leaf = pki.issue(lower, "x", names=("dns:a.plant.example",))
+        assert pki.plant().validate(leaf, chain=[lower, top]).good is good
+
+
 def test_mail_in_the_subject_counts_when_there_are_no_alternative_names(pki):
     who = name(("O", "Example Plant"), ("CN", "op"), ("emailAddress", "op@elsewhere.example"))
     assert constrained(pki, [mail("plant.example")], names=(), subject=who).code == "name_constraint"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pkix import der, extensions, sm2
 from pkix.algorithms import SIGNATURES, KeyKind, SignatureAlgorithm
@@ -204,6 +207,21 @@ def test_depth_is_bounded(pki):
     plant = pki.plant()
     assert plant.validate(leaf, chain=chain, trust=[root], policy=Policy(status="none", max_intermediates=4)).good
     assert plant.validate(leaf, chain=chain, trust=[root], policy=Policy(status="none", max_intermediates=3)).code == "path_too_long"
+
+
+def test_a_key_that_must_not_be_certified(pki):
+    """Whoever certified it: 1024 bits of RSA, a point off the curve."""
+    plant = pki.plant()
+    short = rsa.generate_private_key(65537, 1024).public_key()  # noqa: S505 (the point of the test)
+    spki = short.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    weak = SimpleNamespace(spki=spki, key_identifier=bytes(20))
+    result = plant.validate(pki.issue(plant.issuing, "weak", public_key=weak))
+    assert result.code == "bad_key"
+    assert "CN=weak" in result.reason
+    off = bytearray(plant.device.certificate.spki)
+    off[-1] ^= 1
+    result = plant.validate(pki.issue(plant.issuing, "off", public_key=SimpleNamespace(spki=bytes(off), key_identifier=bytes(20))))
+    assert result.code == "bad_key"
 
 
 def test_unknown_critical_extension(pki):

@@ -9,6 +9,7 @@ import pytest
 
 from pkix import der, extensions
 from pkix.algorithms import KeyKind
+from pkix.certificate import split
 from pkix.crl import CrlEntry
 from pkix.extensions import Extension
 from pkix.name import name
@@ -345,6 +346,22 @@ def test_crl_of_a_ca_that_may_not_sign_crls(pki):
     result = pki.plant().validate(leaf, chain=[], trust=[root], policy=HANDED_IN, crls=[root.crl()])
     assert result.code == "no_status"
     assert "cRLSign" in result.reason
+
+
+def test_crl_without_a_number_or_a_next_update(pki):
+    def rewritten(drop):
+        def make(plant):
+            """A CRL as we write it, without some of its fields, signed again."""
+            tbs, algorithm, _ = split(plant.issuing.crl())
+            fields = [tbs[field.start : field.end] for field in der.children(tbs, der.read(tbs))]
+            shorter = der.sequence(*drop(fields))
+            return der.sequence(shorter, algorithm, der.bit_string(plant.issuing.key.sign(shorter)))
+
+        return make
+
+    assert judged(pki, with_crl(rewritten(lambda fields: fields)))[0].good
+    assert "CRL number" in unusable(pki, with_crl(rewritten(lambda fields: fields[:-1])))
+    assert "when the next one comes" in unusable(pki, with_crl(rewritten(lambda fields: fields[:4] + fields[5:])))
 
 
 def scope(*fields: bytes) -> tuple[Extension, ...]:

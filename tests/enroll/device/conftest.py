@@ -146,8 +146,9 @@ Script = Callable[["Handler", "EstServer"], bool]
 
 @dataclass
 class EstServer:
-    """What a test may set: ``script`` (one entry consumed by each enrolment request), ``begins``/``ends`` of what is issued, ``refuse_trial``,
-    ``answer`` (changes the certificates of an answer), ``tls_root`` (what /aia/ gives). What it may look at: ``seen``, ``issued``."""
+    """What a test may set: ``script`` (one entry consumed by each enrolment request), ``begins``/``ends`` of what is issued,
+    ``refuse_trial``, ``answer`` (changes the certificates of an answer), ``tls_root`` (what /aia/ gives), ``cacerts``, ``date``.
+    What it may look at: ``seen``, ``issued``."""
 
     world: World
     httpd: Any = None

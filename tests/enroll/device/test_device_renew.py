@@ -1,4 +1,4 @@
-"""A new key and certificate for an enrolled device: when, how it proves itself, and that the old pair serves until the new one has worked."""
+"""A new key and certificate for an enrolled device: when, how it proves itself; the old pair serves until the new one has worked."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_renew_without_enrolment_is_not_found(device, server, scripts):
 def test_run_renews_at_once_when_due_then_stops_on_sigterm(server, device, enrolled):
     old = enrolled("ecc", **DUE)
     lines = run_until(device, "renewed", "waiting")
-    assert [line["event"] for line in lines][0] == "started"
+    assert lines[0]["event"] == "started"
     assert lines[-1]["event"] == "stopped"
     assert device.current() != old
 
@@ -222,5 +222,3 @@ def keys(device):
 
 def trust(device):
     return [parse_certificate(der) for der in pem.certificates(device.file("trust.pem").read_bytes())]
-
-

@@ -124,7 +124,7 @@ def tomorrow(world, tmp_path, scripts):
 
 def test_a_clock_that_is_behind_is_set_right_by_the_verified_server(tomorrow, device):
     tomorrow.date = format_datetime(datetime.now(UTC) + 2 * DAY, usegmt=True)
-    done = device("up", *options(tomorrow, "--token", tomorrow.token("P-1")))
+    done = device("up", *options(tomorrow, "--token", tomorrow.token("P-1"), "--fleet", "sm2-devices"))
     assert done.code == 0, done.text
     assert device("status").out["clock_behind"] is True
 
@@ -138,7 +138,7 @@ def test_a_certificate_that_is_not_valid_yet_by_all_we_know_is_not_used(tomorrow
 def test_time_that_was_seen_does_not_run_back(world, tomorrow, device):
     """A server certificate that is over by the last date seen is not taken, whatever the system clock says."""
     tomorrow.date = format_datetime(datetime.now(UTC) + 2 * DAY, usegmt=True)
-    assert device("up", *options(tomorrow, "--token", tomorrow.token("P-1"))).code == 0
+    assert device("up", *options(tomorrow, "--token", tomorrow.token("P-1"), "--fleet", "sm2-devices")).code == 0
     state = json.loads(device.file("state.json").read_text())
     device.file("state.json").write_text(json.dumps(state | {"time": (datetime.now(UTC) + 6 * DAY).isoformat()}))
     tomorrow.seen.clear()
