@@ -18,9 +18,9 @@ from ca.model import LINT_PROOF, Authority, Authorized, Intent, Issued, Linted, 
 from ca.ports import SerialTaken, Signer, Store
 from pkix.algorithms import SIGNATURES, PublicKey
 from pkix.certificate import assemble
-from pkix.errors import BadSignature, Fatal, NotFound, OutcomeUnknown, Unavailable
+from pkix.errors import BadSignature, NotFound, OutcomeUnknown, Refused, Unavailable
 from policies.compile import Compiled, Urls
-from policies.lint import lint
+from policies.lint import Finding, lint
 from policies.model import Profile
 
 _REDRAWS = 3
@@ -65,7 +65,8 @@ class Issuer:
         """The certificate for an authorised request, durably recorded.
 
         Raises:
-            Refused, Unauthenticated, Conflict: as ``Store.intend``.
+            Refused: lint found something; or as ``Store.intend``.
+            Unauthenticated, Conflict: as ``Store.intend``.
             Unavailable: HSM or database away. Nothing was handed out; where nothing was signed either, the token is good again.
         """
         intent = await self._intend(request, now)
@@ -161,7 +162,7 @@ class Issuer:
         issuer = self._authority(tbs.authority).certificate
         findings = lint(tbs.der, self._profiles[tbs.profile], issuer, SIGNATURES[issuer.public_key.kind])
         if findings:
-            raise Fatal("Lint stopped a certificate before it was signed: " + "; ".join(f"{f.rule}: {f.text}" for f in findings))
+            raise _stopped(findings)
         return Linted(tbs, LINT_PROOF)
 
     def _authority(self, authority: str) -> Authority:
@@ -174,11 +175,15 @@ class Issuer:
 def self_signed(
     profile: Profile, key: PublicKey, *, device: str, organization: str, country: str | None, serial: int, now: datetime
 ) -> bytes:
-    """The TBSCertificate of a root, linted like any other. Raises Fatal where lint finds something."""
+    """The TBSCertificate of a root, linted like any other. Raises Refused where lint finds something."""
     signature = SIGNATURES[key.kind]
     compiled = Compiled(profile, None, signature, None, organization, country)
     built = compiled.tbs(serial=serial, now=now, subject_key=key, fleet="authorities", device=device, names=())
     findings = lint(built.der, profile, None, signature)
     if findings:
-        raise Fatal("Lint stopped a root certificate: " + "; ".join(f"{f.rule}: {f.text}" for f in findings))
+        raise _stopped(findings)
     return built.der
+
+
+def _stopped(findings: list[Finding]) -> Refused:
+    return Refused("This certificate would break a rule and was not signed: " + "; ".join(f"{f.rule}: {f.text}" for f in findings))

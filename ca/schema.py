@@ -137,7 +137,7 @@ certificates = Table(
     Column("tbs", LargeBinary),
     Column("sha256", LargeBinary),
     Column("der", LargeBinary),
-    UniqueConstraint("authority", "serial"),
+    UniqueConstraint("serial", "authority"),  # in this order: look-ups may know the serial alone
     UniqueConstraint("token"),
     UniqueConstraint("idempotency"),
     CheckConstraint("state IN ('intended', 'abandoned', 'issued')", name="state"),

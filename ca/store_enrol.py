@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ca.model import Application, Authority, Decision, Identity, Invitation, Method, State
 from ca.schema import applications, authorities, certificates, invitations, leases
-from ca.store_issue import actor_of
+from ca.store_issue import US, actor_of
 from ca.transaction import Transaction
 from pkix.certificate import parse_certificate
 from pkix.errors import Conflict, Fatal, NotFound
@@ -35,7 +35,7 @@ def add_authority(transaction: Transaction, authority: Authority, now: datetime)
     except IntegrityError as error:
         raise Conflict(f"There is an authority {authority.id} already, or none called {authority.parent}.") from error
     detail = {"parent": authority.parent, "sha256": certificate.sha256.hex(), "serial": f"{certificate.serial:x}"}
-    transaction.audit("service", "authority.created", authority.id, now, **detail)
+    transaction.audit(US, "authority.created", authority.id, now, **detail)
 
 
 def read_authorities(connection: Connection) -> dict[str, Authority]:

@@ -64,9 +64,12 @@ ABANDON = (
 )
 
 
+US = "ironroot"  # the actor of what nobody asked for
+
+
 def actor_of(identity: Identity) -> str:
     """How the audit calls whoever was authenticated."""
-    return "service" if identity.method is Method.SERVICE else f"device:{identity.fleet}/{identity.device}"
+    return US if identity.method is Method.SERVICE else f"device:{identity.fleet}/{identity.device}"
 
 
 def subject_of(authority: str, serial: int) -> str:

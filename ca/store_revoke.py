@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from ca import records
 from ca.model import CrlRecord, Reason, Record
 from ca.schema import crls, revisions, revocations
-from ca.store_issue import subject_of
+from ca.store_issue import US, subject_of
 from ca.transaction import Transaction
 from pkix.crl import CrlEntry
 from pkix.errors import Conflict, Malformed, NotFound
@@ -140,7 +140,7 @@ def publish_crl(transaction: Transaction, crl: CrlRecord, now: datetime) -> None
     if latest is not None:
         connection.execute(update(crls).where(_c.authority == crl.authority, _c.number == latest.number).values(der=None))
     subject = f"{crl.authority}/crl/{crl.number}"
-    transaction.audit("service", "crl.published", subject, now, entries=crl.entries, sha256=digest.hex())
+    transaction.audit(US, "crl.published", subject, now, entries=crl.entries, sha256=digest.hex())
 
 
 def latest_crl(connection: Connection, authority: str) -> CrlRecord | None:

@@ -92,7 +92,7 @@ class SqlStore:
     async def close(self) -> None:
         """Finishes what was submitted, then closes all connections."""
         await asyncio.gather(self._writes.close(), self._statuses.close())
-        self._readers.shutdown(wait=False)
+        await asyncio.get_running_loop().run_in_executor(None, self._readers.shutdown)
         self._writer.close()
         self._database.dispose()
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ca import schema
 from ca.audit import Draft, canonical, link
-from ca.database import THIRD_PARTY, Database, outcome_unknown, translate
+from ca.database import THIRD_PARTY, Database, outcome_unknown, translate, translated
 from ca.failpoint import failpoint
 from ca.group_commit import Call, Verb
 from ca.model import AuditEntry
@@ -116,7 +116,8 @@ class Writer:
         if self._lock is None:
             yield
             return
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with translated():
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             yield
         finally:

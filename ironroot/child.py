@@ -1,4 +1,4 @@
-"""A process of ``ironroot serve``: ``python -m ironroot.child hsm|worker|scheduler --home HOME``.
+"""A process of ``ironroot serve``: ``python -m ironroot.child worker|scheduler --home HOME``.
 
 It ends when its supervisor does, however that ends: nothing is left listening behind a supervisor that was killed.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import runpy
 import signal
 import sys
 from pathlib import Path
@@ -26,15 +25,12 @@ def die_with(parent: int) -> None:
 def main() -> None:
     """Reads the role and becomes it."""
     parser = argparse.ArgumentParser(prog="ironroot.child")
-    parser.add_argument("role", choices=["hsm", "worker", "scheduler"])
+    parser.add_argument("role", choices=["worker", "scheduler"])
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
     die_with(arguments.parent)
-    if arguments.role == "hsm":
-        sys.argv = ["hsm_sim", "--home", str(arguments.home)]
-        runpy.run_module("hsm_sim", run_name="__main__")
-    elif arguments.role == "worker":
+    if arguments.role == "worker":
         from ironroot.worker import run
 
         run(arguments.home)

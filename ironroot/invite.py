@@ -46,7 +46,7 @@ async def invite(here: Installation, fleet: str, device: str, *, names: Sequence
     if not DEVICE.fullmatch(device):
         raise Malformed("A device serial is 1 to 64 letters, digits, dots, underscores and hyphens, and starts with a letter or digit.")
     root = here.authority(here.fleet(TLS_FLEET).authority).chain[-1]
-    token = f"{_text(secrets.token_bytes(32))}.{_text(root.sha256)}"
+    token = f"{_secret()}.{_text(root.sha256)}"
     vouched = choose(here.policies.profiles[chosen.profile], vouched=sorted({canonical(name) for name in names}), proposed=())
     expires = now + chosen.token_lifetime
     invitation = Invitation(hashlib.sha256(token.encode()).digest(), fleet, device, vouched, now, expires)
@@ -56,3 +56,10 @@ async def invite(here: Installation, fleet: str, device: str, *, names: Sequence
 
 def _text(octets: bytes) -> str:
     return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+
+
+def _secret() -> str:
+    """256 random bits whose text does not begin with a hyphen, which commands take for an option."""
+    while (text := _text(secrets.token_bytes(32))).startswith("-"):
+        continue
+    return text

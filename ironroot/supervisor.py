@@ -63,8 +63,9 @@ class Child:
 
     async def _spawn(self) -> None:
         says_ready = self._role == "hsm"
+        ours = ("ironroot.child", self._role, "--home", str(self._home), "--parent", str(os.getpid()))
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ironroot.child", self._role, "--home", str(self._home), "--parent", str(os.getpid())),
+            *(sys.executable, "-m", *(("hsm_sim", "--home", str(self._home), "--with-parent") if says_ready else ours)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE if says_ready else None,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops the children in order

@@ -30,6 +30,8 @@ from pkix.errors import Fatal, IronrootError, Unavailable
 
 log = structlog.get_logger("worker")
 
+_STOPPED = web.AppKey("stopped", asyncio.Event)
+
 _SWITCH_INTERVAL = 0.0005  # the store's thread commits while the loop is busy; the default of 5 ms shows in the tail
 _REFRESH = 2.0  # seconds between looks at what another process may have renewed
 _STOP = 7.0  # seconds that requests in flight may take when we are told to stop
@@ -86,7 +88,7 @@ def run(home: Path) -> None:
 
 
 async def _run(settings: Settings) -> None:
-    stopped = asyncio.Event()
+    stopped, broken = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
@@ -95,20 +97,24 @@ async def _run(settings: Settings) -> None:
         await responders.refresh(here.store, here.authorities)
         tls = Tls(here)
         runners = [
-            await _listen(settings.http, _application(here, responders, enrolment=False), None),
-            await _listen(settings.https, _application(here, responders, enrolment=True), tls.context),
+            await _listen(settings.http, _application(here, responders, broken, enrolment=False), None),
+            await _listen(settings.https, _application(here, responders, broken, enrolment=True), tls.context),
         ]
         refreshing = asyncio.create_task(_refresh(here, responders, tls))
-        ended = asyncio.create_task(stopped.wait())
-        await asyncio.wait([ended, refreshing], return_when=asyncio.FIRST_COMPLETED)
+        ends = [asyncio.create_task(event.wait()) for event in (stopped, broken)]
+        await asyncio.wait([*ends, refreshing], return_when=asyncio.FIRST_COMPLETED)
         await asyncio.gather(*(runner.cleanup() for runner in runners))
-        refreshing.cancel()
-        if not ended.done():
-            await refreshing
+        if refreshing.done():
+            refreshing.result()
+        if broken.is_set():
+            raise Fatal("An invariant does not hold; it is in the log above. This process ends; its supervisor starts a new one.")
+        for task in (*ends, refreshing):
+            task.cancel()
 
 
-def _application(here: Installation, responders: Responders, *, enrolment: bool) -> web.Application:
+def _application(here: Installation, responders: Responders, broken: asyncio.Event, *, enrolment: bool) -> web.Application:
     application = web.Application(middlewares=[_errors], client_max_size=64 * 1024)
+    application[_STOPPED] = broken
     status = StatusDoor(
         store=here.store,
         signer=here.signer,
@@ -165,6 +171,10 @@ async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitab
     """What a door did not turn into its own protocol's words: our errors as text, anything else as a bare 500 and a log line."""
     try:
         return await handler(request)
+    except Fatal:
+        log.exception("fatal", path=request.path)
+        request.app[_STOPPED].set()
+        return web.Response(status=500, text="An error of ours; it is in the log.\n")
     except IronrootError as error:
         headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
         return web.Response(status=error.status, text=f"{error}\n", headers=headers)

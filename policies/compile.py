@@ -26,6 +26,7 @@ from policies.names import check, is_host
 from policies.rules import profile_breaches
 
 _SECOND = timedelta(seconds=1)
+_HTTP = re.compile(r"http://[^/?#]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +222,10 @@ def _pointers(profile: Profile, urls: Urls | None) -> list[Extension]:
         raise Malformed(f"profile {profile.id} points to the issuer's CRL, OCSP or certificate, and there are no URLs for them")
     used = [url for url, used in ((urls.crl, profile.crl), (urls.ocsp, profile.ocsp), (urls.issuer, profile.issuers)) if used]
     for url in used:
-        if not url.startswith("http://"):
-            raise Malformed(f"{url!r} must begin with http://: whoever checks a TLS certificate cannot need TLS for it (RFC 5280 8)")
+        if not _HTTP.match(url):
+            raise Malformed(
+                f"{url!r} must begin with http:// and a host: whoever checks a TLS certificate cannot need TLS for it (RFC 5280 8)"
+            )
     listed = [extensions.crl_distribution_points(urls.crl)] if profile.crl else []
     if profile.ocsp or profile.issuers:
         ocsp, issuers = ([urls.ocsp] if profile.ocsp else []), ([urls.issuer] if profile.issuers else [])

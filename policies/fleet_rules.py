@@ -159,7 +159,7 @@ def _token_lifetime(fleet: Fleet, _profile: Profile | None) -> Findings:
 @_rule("fleet.renew", "a device renews while its certificate is still good")
 def _renew(fleet: Fleet, _profile: Profile | None) -> Findings:
     after, window = fleet.renew.after, fleet.renew.window
-    if not (0.1 <= after <= 0.9 and 0.0 < window <= 0.5 and after + window <= 0.95):
+    if not (0.1 <= after <= 0.9 and 0.0 < window <= 0.5 and round(after + window, 6) <= 0.95):
         yield "renew", "write after from 0.1 to 0.9 and window above 0 to 0.5, both together at most 0.95 of the certificate's life"
 
 

@@ -27,6 +27,7 @@ _OCSP, _CA_ISSUERS = "1.3.6.1.5.5.7.48.1", "1.3.6.1.5.5.7.48.2"
 _OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
 _LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
+_HTTP = re.compile(r"uri:http://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?")
 _SIGNING = frozenset(("digitalSignature", "nonRepudiation"))
 _ENCRYPTION = frozenset(("keyEncipherment", "dataEncipherment", "keyAgreement", "encipherOnly", "decipherOnly"))
 _CANNOT_ENCIPHER = frozenset((KeyKind.P_256, KeyKind.P_384, KeyKind.ED25519, KeyKind.ML_DSA_65))
@@ -304,7 +305,7 @@ def _ski(case: Case) -> Iterator[str]:
 def _aki(case: Case) -> Iterator[str]:
     if (found := case.value(at.AKI, x509.AuthorityKeyIdentifier)) is not None:
         wanted = None if case.issuer is None else case.issuer.ski
-        if found.key_identifier is None or found.key_identifier != wanted or found.authority_cert_serial_number is not None:
+        if wanted is None or found.key_identifier != wanted or found.authority_cert_serial_number is not None:
             yield "the authority key identifier is not the issuer's subject key identifier"
 
 
@@ -312,7 +313,7 @@ def _aki(case: Case) -> Iterator[str]:
 def _crl_url(case: Case) -> Iterator[str]:
     for point in case.value(at.CRL_POINTS, x509.CRLDistributionPoints) or ():
         urls = [text_of(name) for name in point.full_name or ()]
-        if not urls or not all(map(_is_http, urls)) or point.reasons is not None or point.crl_issuer is not None:
+        if not urls or not all(map(_HTTP.fullmatch, urls)) or point.reasons is not None or point.crl_issuer is not None:
             yield f"a distribution point is not an http URL of one whole CRL: {urls}"
 
 
@@ -321,7 +322,7 @@ def _access_url(case: Case) -> Iterator[str]:
     if (listed := case.value(at.ACCESS, x509.AuthorityInformationAccess)) is not None:
         found = [(access.access_method.dotted_string, text_of(access.access_location)) for access in listed]
         wanted = [_OCSP] * case.profile.ocsp + [_CA_ISSUERS] * case.profile.issuers
-        if [method for method, _ in found] != wanted or not all(_is_http(url) for _, url in found):
+        if [method for method, _ in found] != wanted or not all(_HTTP.fullmatch(url) for _, url in found):
             yield f"it points to {found}"
 
 
@@ -329,7 +330,3 @@ def _access_url(case: Case) -> Iterator[str]:
 def _nocheck(case: Case) -> Iterator[str]:
     if (_OCSP_SIGNING in case.purposes) != (at.NOCHECK in case.extensions):
         yield "OCSPSigning and id-pkix-ocsp-nocheck go together"
-
-
-def _is_http(url: str) -> bool:
-    return url.removeprefix("uri:").startswith("http://") and len(url) > len("http://")

@@ -51,8 +51,6 @@ def acceptable(path: Sequence[Certificate], wanted: frozenset[str], explicit: bo
         last = depth == count
         inner = self_issued(certificate) and not last
         graph = _extend(graph, certificate, any_allowed=state.inhibit_any > 0 or inner)
-        if state.explicit == 0 and graph is None:
-            return False
         if last:
             break
         graph = _map(graph, certificate, allowed=state.inhibit_mapping > 0)

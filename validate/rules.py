@@ -80,14 +80,23 @@ def signatures(case: Case) -> Finding:
     return say("path_found", count=len(case.path) - 1, anchor=case.path[-1])
 
 
+def family_of(certificate: Certificate) -> str:
+    """``sm2``, ``pq`` (ML-DSA) or ``ecc`` (RSA, NIST curves, Ed25519). Raises as ``Certificate.public_key``."""
+    kind = certificate.public_key.kind
+    return "sm2" if kind == KeyKind.SM2 else "pq" if kind == KeyKind.ML_DSA_65 else "ecc"
+
+
 def keys(case: Case) -> Finding:
-    """Every key, the end entity's and the anchor's too, passes the key policy."""
+    """Every key, the end entity's too, passes the key policy, and all are of one algorithm family unless the policy lets them mix."""
+    found = set()
     for certificate in case.path:
         try:
-            certificate.public_key  # noqa: B018 (the property judges)
+            found.add(family_of(certificate))
         except Malformed as error:
             return Fault(say("bad_key", who=certificate, why=error))
-    return say("keys_ok")
+    if len(found) == 1 or case.policy.mixed_families:
+        return say("keys_ok", families=", ".join(sorted(found)))
+    return Fault(say("mixed_families", families=", ".join(sorted(found))))
 
 
 def validity(case: Case) -> Finding:
@@ -174,23 +183,6 @@ def certificate_policies(case: Case) -> Finding:
     return say("policies_ok") if good else Fault(say("policy_missing"))
 
 
-def family_of(certificate: Certificate) -> str:
-    """``sm2``, ``pq`` (ML-DSA) or ``ecc`` (RSA, NIST curves, Ed25519). Raises as ``Certificate.public_key``."""
-    kind = certificate.public_key.kind
-    return "sm2" if kind == KeyKind.SM2 else "pq" if kind == KeyKind.ML_DSA_65 else "ecc"
-
-
-def families(case: Case) -> Finding:
-    """One algorithm family from anchor to end entity, unless the policy lets them mix."""
-    try:
-        found = sorted({family_of(certificate) for certificate in case.path})
-    except Malformed as error:
-        return Fault(say("bad_key", who=case.path[0], why=error))
-    if len(found) == 1:
-        return say("family_ok", family=found[0])
-    return Skip(say("mixing_allowed")) if case.policy.mixed_families else Fault(say("mixed_families", families=", ".join(found)))
-
-
 def purpose(case: Case) -> Finding:
     """Key usages of the end entity, and extended ones of every certificate below the anchor that has them.
 
@@ -222,7 +214,7 @@ def expected_names(case: Case) -> Finding:
 
 RULES: tuple[tuple[str, str, Rule], ...] = (
     ("signatures", "RFC 5280 6.1.3 (a)(1), (a)(4)", signatures),
-    ("keys", "RFC 5280 6.1.4 (d); key policy", keys),
+    ("keys", "RFC 5280 6.1.4 (d); key and family policy", keys),
     ("validity", "RFC 5280 6.1.3 (a)(2)", validity),
     ("authorities", "RFC 5280 6.1.4 (k), (n)", authorities),
     ("path-length", "RFC 5280 6.1.4 (l), (m)", path_lengths),
@@ -230,7 +222,6 @@ RULES: tuple[tuple[str, str, Rule], ...] = (
     ("critical-extensions", "RFC 5280 6.1.4 (o), 6.1.5 (f)", critical_extensions),
     ("name-constraints", "RFC 5280 6.1.3 (b), (c)", name_constraints),
     ("certificate-policies", "RFC 5280 6.1.3 (d)-(f); RFC 9618", certificate_policies),
-    ("family", "GM/T 0015; local policy", families),
     ("purpose", "RFC 5280 4.2.1.3, 4.2.1.12; RFC 8446 4.4.2.2", purpose),
     ("names", "RFC 9525 6", expected_names),
 )

@@ -75,7 +75,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "is_anchor": ("{who} is itself a trust anchor", "{who} 本身就是信任锚"),
     # Each certificate
     "bad_key": ("the public key of {who} is not acceptable: {why}", "{who} 的公钥不可接受：{why}"),
-    "keys_ok": ("every public key is acceptable", "所有公钥均可接受"),
+    "keys_ok": ("every public key is acceptable ({families})", "所有公钥均可接受（{families}）"),
     "expired": ("{who} expired on {at}", "{who} 已于 {at} 过期"),
     "not_yet_valid": ("{who} is valid only from {at} on", "{who} 自 {at} 起才有效"),
     "validity_ok": ("all certificates are within their validity at {at}", "所有证书在 {at} 均处于有效期内"),
@@ -127,8 +127,6 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "bad_policies": ("{who} has certificate policy extensions that cannot be read: {why}", "{who} 的证书策略扩展无法读取：{why}"),
     "policies_ok": ("certificate policies hold", "证书策略成立"),
     "mixed_families": ("the path mixes algorithm families: {families}", "路径混用了不同的算法体系：{families}"),
-    "family_ok": ("the whole path is of the algorithm family {family}", "整条路径同属 {family} 算法体系"),
-    "mixing_allowed": ("the policy allows to mix algorithm families", "策略允许混用算法体系"),
     "wrong_purpose": (
         "{who} is not for a TLS {purpose}: its extended key usage does not name {oid}",
         "{who} 不能用作 TLS {purpose}：其扩展密钥用途未包含 {oid}",

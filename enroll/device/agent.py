@@ -12,7 +12,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from enroll.device.clock import Clock
@@ -39,20 +39,26 @@ from pkix.errors import IronrootError, NotFound, NotValid, Refused, Unauthentica
 from pkix.name import Name, name
 from pkix.privatekey import generate, load_private_key
 
+_DAY = timedelta(days=1)
+
 
 class Agent:
     """One device identity in one state folder. Whoever calls a method that writes holds ``folder.lock()``.
+
+    Args:
+        clock: one that has been running, for a process that stays up.
 
     Raises:
         NotFound: nothing was ever set up in the folder.
     """
 
-    def __init__(self, folder: Folder, log: Log) -> None:
+    def __init__(self, folder: Folder, log: Log, clock: Clock | None = None) -> None:
         settings = folder.settings
         if settings is None:
             raise NotFound(f"nothing is set up in {folder.path}; begin with `ironroot-device up`")
         self.folder, self.settings, self._log = folder, settings, log
-        self.clock = Clock(settings.time)
+        self.clock = clock or Clock()
+        self.clock.learn(settings.time)
         current = self.credential()
         if current is not None:
             self.clock.learn(current.certificate.not_before)
@@ -188,7 +194,7 @@ class Agent:
             roots = grown_trust(load_certificates(current.certificate_file.with_name("trust.pem")), offered, self.clock.now())
         chain = find_path(leaf, [*answer, *offered], roots, self.clock.now())
         version.store_answer(leaf.pem, to_pem(chain), to_pem(roots))
-        self._log.event("issued", f"certificate {leaf.serial:x} received", serial=f"{leaf.serial:x}", not_after=leaf.not_after)
+        self._log.event("issued", f"certificate {leaf.serial:x} received", serial=f"{leaf.serial:x}", not_after=leaf.not_after.isoformat())
 
     @contextlib.contextmanager
     def _expendable(self, operation: str, *causes: type[IronrootError]) -> Iterator[None]:
@@ -214,8 +220,14 @@ class Agent:
             return Proof(tls=credential)
         return Proof(cms=credential)
 
+    def keep_time(self) -> None:
+        """Where the system clock is known to be wrong, note the time once a day, or frequent reboots would put off renewal for ever."""
+        known = self.settings.time
+        if self.clock.behind and (known is None or self.clock.floor - known > _DAY):
+            self._remember_time()
+
     def _remember_time(self) -> None:
-        self.settings = replace(self.settings, time=self.clock.now().replace(microsecond=0))
+        self.settings = replace(self.settings, time=self.clock.floor.replace(microsecond=0))
         self.folder.save_settings(self.settings)
 
 

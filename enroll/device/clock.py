@@ -16,7 +16,7 @@ class Clock:
 
     def __init__(self, *bounds: datetime | None) -> None:
         self._floor = datetime.fromtimestamp(0, UTC)
-        self._learnt = time.monotonic()
+        self._learnt = _elapsed()
         for bound in (package_date(), *bounds):
             self.learn(bound)
 
@@ -27,7 +27,7 @@ class Clock:
     @property
     def floor(self) -> datetime:
         """The time is at least this."""
-        return self._floor + timedelta(seconds=time.monotonic() - self._learnt)
+        return self._floor + timedelta(seconds=_elapsed() - self._learnt)
 
     @property
     def behind(self) -> bool:
@@ -37,7 +37,12 @@ class Clock:
     def learn(self, moment: datetime | None) -> None:
         """Take ``moment``, from an authentic source, as a lower bound. Does nothing if we knew better."""
         if moment is not None and moment > self.floor:
-            self._floor, self._learnt = moment, time.monotonic()
+            self._floor, self._learnt = moment, _elapsed()
+
+
+def _elapsed() -> float:
+    """Seconds since some moment in the past; goes on while the device sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def package_date() -> datetime:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from enroll.device import status as device_status
 from enroll.device.agent import Agent
+from enroll.device.clock import Clock
 from enroll.device.credential import Credential, load_certificates, load_credential, to_pem
 from enroll.device.folder import REENROLL, Folder
 from enroll.device.log import Log
@@ -93,10 +94,10 @@ def run(args: Namespace, log: Log) -> Outcome:
     kept = {number: signal.signal(number, stop) for number in _STOPPING}
     try:
         log.event("started", f"looking after {folder.path}")
-        backoff, told = Backoff(), ""
+        backoff, told, clock = Backoff(), "", Clock()
         while not stopping:
             try:
-                wait, renew_at = _turn(folder, log)
+                wait, renew_at = _turn(folder, log, clock)
                 backoff = Backoff()
                 if renew_at != told:
                     told = renew_at
@@ -129,13 +130,13 @@ def _signalled(seconds: float) -> bool:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _turn(folder: Folder, log: Log) -> tuple[float, str]:
+def _turn(folder: Folder, log: Log, clock: Clock) -> tuple[float, str]:
     """Do what is due. Returns the seconds until the next look and the time of the renewal.
 
     An hour at most, since clocks are set; a minute at least, since a server may issue what is due at once.
     """
     with folder.lock():
-        agent = Agent(folder, log)
+        agent = Agent(folder, log, clock)
         agent.tidy()
         if agent.enrolling:
             agent.enroll()
@@ -143,6 +144,7 @@ def _turn(folder: Folder, log: Log) -> tuple[float, str]:
         elif agent.renewing:
             agent.renew()
             log.event("renewed", f"{agent.settings.serial} has a new key and certificate")
+        agent.keep_time()
         due = agent.renewal_due()
         wait = (due - agent.clock.now()).total_seconds()
         return min(max(wait, _SHORTEST_TURN), LONGEST_WAIT), due.isoformat()

@@ -704,3 +704,48 @@ def test_one_holds_a_lease(run: Any, drafts: Any) -> None:
         await store.ready()
 
     run(test)
+
+
+def test_no_look_up_reads_a_whole_table(sqlite_url: str, drafts: Any) -> None:
+    """What is asked while serving goes through an index, however many certificates there are."""
+    scanned: list[str] = []
+
+    def explain(_c: Any, cursor: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:
+        if many or not statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            return
+        plan = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+        scans = [
+            row[3]
+            for row in plan
+            if row[3].split()[:2] in (["SCAN", table] for table in ("certificates", "revocations", "crls", "invitations"))
+        ]
+        scanned.extend(f"{scan}: {statement}" for scan in scans)
+
+    async def test() -> None:
+        store = await SqlStore.open(sqlite_url, lock_file=None)
+        for engine in (store._database.reader, store._database.writer):
+            sqlalchemy.event.listen(engine, "before_cursor_execute", explain)
+        invitation = drafts.invitation("pump-1")
+        await store.invite([invitation], drafts.now, actor="op")
+        await store.invitation(invitation.token_sha256)
+        issued = await issue(store, drafts.linted(device="pump-1", token=invitation.token_sha256, idempotency=b"i" * 32), drafts.now)
+        await store.unfinished(drafts.now)
+        await store.status("ecc-issuing", issued.serial)
+        await store.revoke([issued.id], Reason.certificateHold, drafts.now, actor="op")
+        await publish(store, drafts.now)
+        await store.crl_is_stale("ecc-issuing")
+        await store.latest_crl("ecc-issuing")
+        await store.latest_crl_number("ecc-issuing")
+        await store.unhold([issued.id], drafts.now, actor="op")
+        await store.get(issued.id)
+        await store.by_serial(issued.serial)
+        await store.by_sha256(b"a", "7")
+        await store.by_device("pump-1", "ecc-devices")
+        await store.page(after=7, fleet="ecc-devices")
+        await store.newest("ecc-device", "pump-1")
+        await store.audit_head()
+        assert [entry async for entry in store.audit_entries(2)]
+        await store.close()
+
+    asyncio.run(test())
+    assert scanned == []

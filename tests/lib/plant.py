@@ -80,13 +80,13 @@ class Plant:
         made: dict[str, str] = self.json("device", "invite", "--fleet", fleet, "--serial", serial, *more)
         return made
 
-    def tokens(self, fleet: str, *serials: str) -> dict[str, str]:
+    def tokens(self, fleet: str, *serials: str, names: tuple[str, ...] = ()) -> dict[str, str]:
         """One-time tokens for many devices, by serial: what ``device invite`` does, without a process for each."""
 
         async def make() -> dict[str, str]:
             async with installation(Settings.load(self.home)) as here:
                 now = here.clock.now()
-                return {serial: (await invite(here, fleet, serial, names=(), now=now, actor="tests")).token for serial in serials}
+                return {serial: (await invite(here, fleet, serial, names=names, now=now, actor="tests")).token for serial in serials}
 
         return asyncio.run(make())
 
@@ -164,7 +164,8 @@ class Plant:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"ironroot.child" in words and role.encode() in words and any(word.startswith(bytes(self.home)) for word in words):
+            ours = b"hsm_sim" in words if role == "hsm" else b"ironroot.child" in words and role.encode() in words
+            if ours and any(word.startswith(bytes(self.home)) for word in words):
                 found.append(int(entry.name))
         return found
 

@@ -355,6 +355,18 @@ def test_only_the_holder_of_the_key_gets_through(kind: KeyKind) -> None:
         parse_csr(request(key, sign=lambda _: b""))
 
 
+def test_a_signature_is_a_whole_number_of_octets() -> None:
+    for number in range(100):
+        raw = build_csr(KEYS[KeyKind.ED25519], name(("CN", str(number))))
+        if raw[-1] % 2 == 0:
+            info, algorithm, bits = der.children(raw, der.read(raw))
+            seven_bits = der.bit_string(raw[bits.body + 1 :], 1)
+            with pytest.raises(Malformed, match="whole number of octets"):
+                parse_csr(der.sequence(raw[info.start : info.end], raw[algorithm.start : algorithm.end], seven_bits))
+            return
+    pytest.fail("a hundred signatures that end in a set bit")
+
+
 def test_sm2_with_null_parameters_or_its_curve_as_algorithm() -> None:
     key = KEYS[KeyKind.SM2]
     null = der.sequence(der.oid("1.2.156.10197.1.501"), der.null())

@@ -136,6 +136,26 @@ def test_numbers_outside_of_their_range_fail(r: int, s: int) -> None:
     assert not sm2.verify_digest(POINT, signature(r, s), E)
 
 
+def test_signatures_that_are_not_strict_der_in_range_never_reach_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = sm2.Key(POINT)
+    well_formed = {"r+s=n (t=0)", "swapped r,s", "ECDSA-style high-s is NOT malleable in SM2: n-s must fail"}
+    malformed = [bytes.fromhex(case["signature"]) for case in VECTORS["forged"] if case["name"] not in well_formed]
+    malformed += [signature(r, s) for r, s in ((0, S), (R, 0), (sm2.N, S), (R, sm2.N), (-1, S), (R, -1), (R, S + (sm2.N << 256)))]
+    small = der.integer(1)
+    malformed += [
+        der.sequence(small, small, small),
+        der.sequence(small, b"\x02\x02\x00\x01"),
+        der.sequence(small, b"\x02\x00"),
+        der.sequence(small, b"\x02\x01\x80"),
+        der.sequence(small, b"\x04\x01\x01"),
+        der.sequence(small, small + b"\0"),
+        der.sequence(small, b"\x02\x02\x01"),
+    ]
+    monkeypatch.setattr(sm2, "_libcrypto", lambda: pytest.fail("libcrypto was given a malformed signature"))
+    for each in malformed:
+        assert not key.verify_digest(each, E)
+
+
 def test_every_changed_octet_of_a_signature_makes_it_fail() -> None:
     key = sm2.Key(POINT)
     for at in range(len(SIGNATURE)):

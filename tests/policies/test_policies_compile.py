@@ -236,6 +236,9 @@ def test_lifetime_is_exact_or_cut_at_the_issuer(now: datetime, seconds: int, bac
 def test_the_last_second_of_2049_and_the_first_of_2050() -> None:
     issuer = authority(datetime(2040, 1, 1, tzinfo=UTC), datetime(2060, 1, 1, tzinfo=UTC))
     compiled = Compiled(profile_with(validity=timedelta(days=1), backdate=timedelta(0)), issuer, _signature, _urls, "P", None)
+    for second in range(2):
+        built = leaf(compiled, datetime(2049, 12, 31, 0, 0, second, tzinfo=UTC))
+        assert lint(built.der, compiled.profile, issuer, _signature) == []
     last = leaf(compiled, datetime(2049, 12, 31, 0, 0, 0, tzinfo=UTC)).der
     assert b"\x30\x1e\x17\x0d491231000000Z\x17\x0d491231235959Z" in last
     first = leaf(compiled, datetime(2049, 12, 31, 0, 0, 1, tzinfo=UTC)).der
@@ -416,6 +419,7 @@ def at(crl: str = "http://p/c", issuer: str = "http://p/i") -> Urls:
         ("does not sign with", lambda w: made(w, PROFILES["ecc-device"], w.issuing, signature=SIGNATURES[KeyKind.P_384])),
         ("no URLs", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=None)),
         ("http://", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=at(crl="https://p/c"))),
+        ("and a host", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=at(crl="http:///c"))),
         ("http://", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=at(issuer="ldap://p/i"))),
         ("no name", lambda w: made(w, PROFILES["ecc-device"], w.issuing, urls=at(crl="http://p/c d"))),
     ],

@@ -157,6 +157,7 @@ case("serial.form", lambda p: setattr(p, "serial", der.integer(0)))
 case("serial.form", lambda p: setattr(p, "serial", der.integer(-(1 << 126))))
 case("serial.form", lambda p: setattr(p, "serial", der.integer(1 << 125)))
 case("serial.form", lambda p: setattr(p, "serial", der.integer(1 << 127)))
+case("serial.form", lambda p: setattr(p, "serial", der.integer(-(1 << 127))))
 case("extensions.duplicate", lambda p: p.more.append(p.extensions[SKI]))
 
 # --- signature, issuer, validity
@@ -231,6 +232,7 @@ case("san.host", lambda p: p.raw_san(der.context(2, b"GW.plant", constructed=Fal
 case("san.host", lambda p: p.raw_san(der.context(2, b"", constructed=False)), kind="platform")
 case("san.host", lambda p: p.raw_san(der.context(2, b"a-.plant", constructed=False)), kind="platform")
 case("san.host", lambda p: p.raw_san(der.context(2, b".".join([b"a" * 63] * 4), constructed=False)), kind="platform")
+case("san.host", lambda p: p.raw_san(der.context(2, b"_a.plant", constructed=False)), kind="platform")
 case("san.wildcard", lambda p: (p.san(PLATFORM_URI, "dns:*.plant"), p.told.update(names=("dns:*.plant",))), kind="platform")
 case("san.address", lambda p: (p.san(PLATFORM_URI, "ip:0.0.0.0"), p.told.update(names=("ip:0.0.0.0",))), kind="platform")
 case("san.address", lambda p: (p.san(PLATFORM_URI, "ip:ff02::1"), p.told.update(names=("ip:ff02::1",))), kind="platform")
@@ -250,6 +252,10 @@ case(
 )
 case("key.kind", lambda p: set_spki(p, replaced(p.spki, b"\x03\x42\x00\x04", b"\x03\x42\x01\x04")[:-1] + b"\0", b""))
 case("key.kind", lambda p: set_spki(p, der.sequence(der.sequence(der.oid(X25519)), der.bit_string(b"k" * 32)), b"k" * 32))
+case(
+    "key.kind",
+    lambda p: (set_key(p, P384), set_spki(p, replaced(p.spki, b"\0\x04" + P384.key_bits[1:9], b"\0\x06" + P384.key_bits[1:9]), b"")),
+)
 case("key.family", lambda p: (set_key(p, OTHER), p.told.update(keys=None)), "sm2")
 case("key.family", lambda p: (set_key(p, OTHER), profile_of(p, family="any"), p.told.update(keys=None)), "sm2")
 case("key.family", lambda p: profile_of(p, family="sm2"))
@@ -258,6 +264,12 @@ case("key_usage.profile", lambda p: p.put(extensions.key_usage("digitalSignature
 case("key_usage.profile", lambda p: p.put(extensions.key_usage("digitalSignature", "keyCertSign")))
 case("key_usage.profile", lambda p: p.put(extensions.key_usage("keyAgreement", "encipherOnly")))
 case("key_usage.profile", lambda p: p.put(extensions.key_usage("digitalSignature")), "sm2")
+
+
+@spoils("key_usage.profile")
+def _(p: Parts) -> None:
+    profile_of(p, key_usage=("keyAgreement",))
+    p.put(extensions.key_usage("keyAgreement", "encipherOnly"))
 
 
 @spoils("key_usage.sm2", "sm2")
@@ -312,6 +324,9 @@ case("aki.issuer", lambda p: p.put(extensions.authority_key_identifier(p.world.r
 case("aki.issuer", lambda p: p.put(Extension(AKI, False, der.sequence())))
 
 
+case("aki.issuer", lambda p: p.put(Extension(AKI, False, der.sequence())), kind="root")
+
+
 @spoils("aki.issuer")
 def _(p: Parts) -> None:
     issuer, serial = der.context(1, der.context(4, p.issuer)), der.context(2, b"\x01", constructed=False)
@@ -320,7 +335,19 @@ def _(p: Parts) -> None:
 
 case("crl.url", lambda p: p.put(extensions.crl_distribution_points("https://pki.test/c")))
 case("crl.url", lambda p: p.put(extensions.crl_distribution_points("http://pki.test/c", "ldap://pki.test/c")))
-case("crl.url", lambda p: p.put(Extension(CRL, False, der.sequence(der.sequence(der.context(2, der.context(4, p.issuer)))))))
+case("crl.url", lambda p: p.put(extensions.crl_distribution_points("http://")))
+case("access.url", lambda p: p.put(extensions.authority_information_access(ocsp=["http:///o"], issuers=["http://a/i"])))
+
+
+def crl_point(*parts: bytes) -> Extension:
+    return Extension(CRL, False, der.sequence(der.sequence(*parts)))
+
+
+FULL_NAME = der.context(0, der.context(0, extensions.general_name("uri:http://pki.test/c")))
+case("crl.url", lambda p: p.put(crl_point(der.context(2, der.context(4, p.issuer)))))
+case("crl.url", lambda p: p.put(crl_point(FULL_NAME, der.context(2, der.context(4, p.issuer)))))
+case("crl.url", lambda p: p.put(crl_point(FULL_NAME, der.context(1, b"\x01\x40", constructed=False))))
+case("crl.url", lambda p: p.put(crl_point(der.context(0, der.context(1, der.sequence(der.oid(CN), der.utf8_string("c")))))))
 case("access.url", lambda p: p.put(extensions.authority_information_access(ocsp=["https://a/o"], issuers=["http://a/i"])))
 case("access.url", lambda p: p.put(extensions.authority_information_access(ocsp=["http://a/o"])))
 case("access.url", lambda p: p.put(extensions.authority_information_access(ocsp=["http://a/o"], issuers=["http://a/i"])), kind="ocsp")
@@ -376,14 +403,48 @@ def test_another_devices_certificate_is_found_only_when_told(world: Callable[[st
     assert parts.findings() == {"subject.value", "san.identity", "san.unauthorised"}
 
 
-def test_rsa_keys_by_their_length(world: Callable[[str], Any]) -> None:
-    for kind in (KeyKind.RSA_2048, KeyKind.RSA_3072):
-        parts = Parts.of(world("ecc"), "device")
-        set_key(parts, generate(kind).public_key)
-        parts.told["keys"] = (kind,)
-        assert parts.findings() == set()
-        parts.told["keys"] = (KeyKind.RSA_4096,)
-        assert parts.findings() == {"key.kind"}
+@pytest.mark.parametrize(
+    ("bits", "kind"),
+    [(2047, None), (2048, "rsa-2048"), (3071, "rsa-2048"), (3072, "rsa-3072"), (4095, "rsa-3072"), (4096, "rsa-4096"), (4097, None)],
+)
+def test_rsa_keys_by_their_length(world: Callable[[str], Any], bits: int, kind: str | None) -> None:
+    parts = Parts.of(world("ecc"), "device")
+    key = der.sequence(der.integer(1 << bits - 1 | 12345), der.integer(65537))
+    set_spki(parts, der.sequence(der.sequence(der.oid("1.2.840.113549.1.1.1"), der.null()), der.bit_string(key)), key)
+    for told in ("rsa-2048", "rsa-3072", "rsa-4096"):
+        parts.told["keys"] = (KeyKind(told),)
+        assert parts.findings() == (set() if told == kind else {"key.kind"})
+
+
+def test_an_rsa_key_may_encipher_and_an_sm2_key_if_it_does_nothing_else(world: Callable[[str], Any]) -> None:
+    parts = Parts.of(world("ecc"), "device")
+    key = der.sequence(der.integer(1 << 2047 | 1), der.integer(65537))
+    set_spki(parts, der.sequence(der.sequence(der.oid("1.2.840.113549.1.1.1"), der.null()), der.bit_string(key)), key)
+    parts.told["keys"] = (KeyKind.RSA_2048,)
+    profile_of(parts, key_usage=("digitalSignature", "keyEncipherment"))
+    parts.put(extensions.key_usage("digitalSignature", "keyEncipherment"))
+    assert parts.findings() == set()
+    parts = Parts.of(world("sm2"), "device")
+    usages = ("keyEncipherment", "dataEncipherment", "keyAgreement")
+    profile_of(parts, key_usage=usages)
+    parts.put(extensions.key_usage(*usages))
+    assert parts.findings() == set()
+
+
+def test_policies_of_the_profile_are_right(world: Callable[[str], Any]) -> None:
+    parts = Parts.of(world("sm2"), "device")
+    profile_of(parts, policies=("1.2.3", "1.2.4"))
+    parts.put(extensions.certificate_policies("1.2.3", "1.2.4"))
+    assert parts.findings() == set()
+
+
+@pytest.mark.parametrize(("short", "oid", "bound"), [("O", ORG, 64), ("OU", "2.5.4.11", 64), ("L", "2.5.4.7", 128), ("ST", "2.5.4.8", 128)])
+def test_upper_bounds_of_the_subject(world: Callable[[str], Any], short: str, oid: str, bound: int) -> None:
+    parts = Parts.of(world("ecc"), "device")
+    profile_of(parts, subject=(("CN", "{device}"), (short, "{organization}")))
+    for length, findings in ((1, set()), (bound, set()), (bound + 1, {"subject.length"})):
+        parts.rdns((CN, UTF8, b"press-7"), (oid, UTF8, "工".encode() * length))
+        assert parts.findings() == findings
 
 
 @pytest.mark.parametrize("kind", [KeyKind.P_384, KeyKind.ED25519, KeyKind.ML_DSA_65])

@@ -56,6 +56,7 @@ UNSAFE: list[tuple[str, str, dict[str, str | None], str]] = [
     ("profile.placeholder", DEVICE, {"subject": '[{ CN = "{serial}-{device}" }]'}, "subject"),
     ("profile.placeholder", DEVICE, {"subject": '[{ CN = "{device" }, { OU = "{device}" }]'}, "subject"),
     ("profile.placeholder", DEVICE, {"san": f'["{URI}", "uri:urn:x:{{device}}:{{DEVICE}}"]'}, "san"),
+    ("profile.placeholder", DEVICE, {"subject": '[{ CN = "{device}}" }]'}, "subject"),
     ("profile.placeholder", OCSP, {"subject": '[{ CN = "{device}" }, { OU = "{fleet}" }]'}, "subject"),
     ("profile.subject", DEVICE, {"subject": '[{ CN = "{device}" }, { emailAddress = "a@b" }]'}, "subject"),
     ("profile.subject", DEVICE, {"subject": '[{ CN = "{device}" }, { CN = "admin" }]'}, "subject"),
@@ -71,6 +72,7 @@ UNSAFE: list[tuple[str, str, dict[str, str | None], str]] = [
     ("profile.san", DEVICE, {"san": f'["{URI}", "uri:urn:{{organization}}:{{device}}"]'}, "san"),
     ("profile.san", ISSUING, {"san": '["dns:{device}"]'}, "san"),
     ("profile.san", OCSP, {"names": '["dns"]'}, "san"),
+    ("profile.san", OCSP, {"san": '["dns:{device}"]'}, "san"),
     ("profile.shared-name", PLATFORM, {"san": f'["{URI}", "dns:gateway.plant"]'}, "san"),
     ("profile.wildcard", PLATFORM, {"san": f'["{URI}", "dns:*.{{device}}.plant"]'}, "san"),
     ("profile.no-eku", DEVICE, {"extended_key_usage": "[]"}, "extended_key_usage"),
@@ -115,7 +117,10 @@ UNSAFE: list[tuple[str, str, dict[str, str | None], str]] = [
     ("profile.no-status", DEVICE, {"crl": "false", "ocsp": "false"}, "crl"),
     ("profile.no-status", ISSUING, {"crl": "false", "ocsp": "false"}, "crl"),
     ("profile.ocsp-loop", OCSP, {"ocsp": "true"}, "ocsp"),
+    ("profile.ocsp-loop", OCSP, {"crl": "true"}, "ocsp"),
     ("profile.root-pointers", ROOT, {"issuers": "true"}, "crl"),
+    ("profile.root-pointers", ROOT, {"crl": "true"}, "crl"),
+    ("profile.root-pointers", ROOT, {"ocsp": "true"}, "crl"),
     ("profile.names-from-csr", DEVICE, {"names": '["dns"]', "csr_names": '["dns"]'}, "csr_names"),  # its fleet takes IDevIDs too
     ("profile.names-from-csr", PLATFORM, {"names": '["dns"]', "csr_names": '["ip"]'}, "csr_names"),
     ("fleet.authority", DEVICES, {"authority": '"issuing"'}, "authority"),
@@ -135,11 +140,15 @@ UNSAFE: list[tuple[str, str, dict[str, str | None], str]] = [
     ("fleet.trust-path", DEVICES, {"idevid__trust": '["/etc/ssl/ca.pem"]'}, "idevid.trust"),
     ("fleet.trust-path", DEVICES, {"idevid__trust": '["hsm/pin"]'}, "idevid.trust"),
     ("fleet.trust-path", DEVICES, {"idevid__trust": '["a\\nb.pem"]'}, "idevid.trust"),
-    ("fleet.token-lifetime", DEVICES, {"token_lifetime": '"0s"'}, "token_lifetime"),
+    ("fleet.trust-path", DEVICES, {"idevid__trust": "['a\\b.pem']"}, "idevid.trust"),
+    ("fleet.token-lifetime", DEVICES, {"token_lifetime": '"59s"'}, "token_lifetime"),
     ("fleet.token-lifetime", DEVICES, {"token_lifetime": '"32d"'}, "token_lifetime"),
     ("fleet.renew", DEVICES, {"renew__after": "1.0"}, "renew"),
     ("fleet.renew", DEVICES, {"renew__window": "0.0"}, "renew"),
     ("fleet.renew", DEVICES, {"renew__after": "nan"}, "renew"),
+    ("fleet.renew", DEVICES, {"renew__after": "0.09"}, "renew"),
+    ("fleet.renew", DEVICES, {"renew__after": "0.91", "renew__window": "0.01"}, "renew"),
+    ("fleet.renew", DEVICES, {"renew__after": "0.2", "renew__window": "0.51"}, "renew"),
     ("fleet.renew", DEVICES, {"renew__after": "0.9", "renew__window": "0.1"}, "renew"),
     ("fleet.policy-grant", DEVICES, {"policies": '["1.2.3.4"]'}, "policies"),
     ("profile.unknown-key", DEVICE, {"copy_csr_extensions": "true"}, "copy_csr_extensions"),
@@ -230,6 +239,25 @@ def test_policies_need_the_fleets_consent(home: SimpleNamespace) -> None:
 def test_empty_subject_with_critical_names(home: SimpleNamespace) -> None:
     home.set(DEVICE, subject="[]", critical='["keyUsage", "subjectAltName"]')
     assert load(home.path).profiles["ecc-device"].subject == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "edits"),
+    [
+        (DEVICE, {"validity": '"5min"', "backdate": '"150s"'}),
+        (DEVICE, {"validity": '"5y"', "backdate": '"24h"'}),
+        (DEVICE, {"extended_key_usage": '["codeSigning"]'}),
+        (SM2_DEVICE, {"key_usage": '["keyEncipherment", "dataEncipherment", "keyAgreement"]'}),
+        (ISSUING, {"path_length": "5"}),
+        (PLATFORM, {"csr_names": '["dns", "ip"]'}),
+        (DEVICES, {"token_lifetime": '"1min"', "renew__after": "0.1"}),
+        (DEVICES, {"token_lifetime": '"31d"', "renew__after": "0.9"}),
+        (DEVICES, {"renew__after": "0.45", "renew__window": "0.5"}),
+    ],
+)
+def test_what_is_just_safe_loads(home: SimpleNamespace, file: str, edits: dict[str, str | None]) -> None:
+    home.set(file, **edits)
+    load(home.path)
 
 
 def test_short_lived_needs_no_status(home: SimpleNamespace) -> None:

@@ -147,12 +147,18 @@ def inhibit_any(skip: int) -> Extension:
     return Extension("2.5.29.54", True, der.integer(skip))
 
 
+ROLLED = Extension("0.0", False, b"")
+
+
 def with_policies(pki, *levels, wanted=(), explicit=False):
     """A path whose CAs, from the top, and at last the end entity, carry these extensions."""
     plant = pki.plant()
     party, chain = plant.root, []
     for number, extra in enumerate(levels[:-1]):
-        party = pki.issue(party, f"policy ca {number}", ca=True, extra=extra)
+        # A level that begins with ROLLED is the CA above it again, self-issued with a new key.
+        subject = party.certificate.subject if ROLLED in extra else None
+        extra = tuple(extension for extension in extra if extension is not ROLLED)
+        party = pki.issue(party, f"policy ca {number}", ca=True, extra=extra, subject=subject)
         chain.append(party)
     leaf = pki.issue(party, "x", extra=levels[-1])
     policy = Policy(status="none", certificate_policies=frozenset(wanted), explicit_policy=explicit)
@@ -177,6 +183,7 @@ def with_policies(pki, *levels, wanted=(), explicit=False):
         ([(policies(GOLD), mappings((GOLD, SILVER))), (policies(GOLD),)], [GOLD], False),
         ([(policies(ANY), mappings((GOLD, SILVER))), (policies(SILVER),)], [GOLD], True),
         ([(policies(GOLD), limits(mapping=0)), (policies(GOLD), mappings((GOLD, SILVER))), (policies(SILVER),)], [], False),
+        ([(policies(GOLD), limits(mapping=0)), (policies(GOLD), mappings((GOLD, SILVER))), (policies(GOLD),)], [], False),
         # anyPolicy inhibited, save for self-issued certificates.
         ([(policies(GOLD), inhibit_any(0)), (policies(ANY),)], [], False),
         ([(policies(GOLD), inhibit_any(1)), (policies(ANY),), (policies(GOLD),)], [GOLD], True),
@@ -194,7 +201,24 @@ def test_policies_bind_only_where_somebody_requires_one(pki):
     assert with_policies(pki, (limits(explicit=0),), ()).code == "policy_missing"
     assert with_policies(pki, (policies(GOLD), limits(explicit=0)), (policies(GOLD),)).good
     assert with_policies(pki, (policies(GOLD), limits(explicit=2)), ()).good
+    assert with_policies(pki, (policies(GOLD), limits(explicit=1)), ()).code == "policy_missing"
     assert with_policies(pki, (policies(GOLD), limits(explicit=1)), (policies(GOLD),), ()).code == "policy_missing"
+
+
+def test_self_issued_cas_do_not_count_for_policies(pki):
+    explicit = (policies(GOLD), limits(explicit=2))
+    assert with_policies(pki, explicit, (policies(GOLD),), ()).code == "policy_missing"
+    assert with_policies(pki, explicit, (ROLLED, policies(GOLD)), ()).good
+    inhibited = (policies(GOLD), inhibit_any(0))
+    assert with_policies(pki, inhibited, (policies(ANY),), (policies(GOLD),), explicit=True).code == "policy_missing"
+    assert with_policies(pki, inhibited, (ROLLED, policies(ANY)), (policies(GOLD),), explicit=True).good
+
+
+def test_policy_constraints_of_the_anchor_count(pki):
+    root = pki.issue(None, "demanding root", ca=True, extra=(limits(explicit=0),))
+    leaf, asserting = pki.issue(root, "x"), pki.issue(root, "y", extra=(policies(GOLD),))
+    assert pki.plant().validate(leaf, chain=[], trust=[root]).code == "policy_missing"
+    assert pki.plant().validate(asserting, chain=[], trust=[root]).good
 
 
 def test_broken_policy_extensions(pki):

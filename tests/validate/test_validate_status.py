@@ -283,6 +283,12 @@ def test_response_about_another_certificate(pki):
 
     assert "not about this certificate" in unusable(pki, arrange)
 
+    def same_serial_of_another_issuer(plant, web):
+        other = pki.issue(plant.root, "other issuing", ca=True)
+        web.answers["/ocsp"] = other.ocsp(plant.device, signer=plant.signer)
+
+    assert "not about this certificate" in unusable(pki, same_serial_of_another_issuer)
+
 
 @pytest.mark.parametrize("rubbish", [b"", b"<html>", error_response(3), error_response(6), b"\x30\x80\x00\x00"])
 def test_rubbish_and_errors_from_the_responder(pki, rubbish):

@@ -90,7 +90,7 @@ def _certificates() -> None:
         _maybe("sha256", LargeBinary),
         _maybe("der", LargeBinary),
         PrimaryKeyConstraint("id", name="certificates_pkey"),
-        UniqueConstraint("authority", "serial", name="certificates_authority_serial_key"),
+        UniqueConstraint("serial", "authority", name="certificates_serial_authority_key"),
         UniqueConstraint("token", name="certificates_token_key"),
         UniqueConstraint("idempotency", name="certificates_idempotency_key"),
         ForeignKeyConstraint(["token"], ["invitations.token_sha256"], name="certificates_token_fkey"),

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from enroll.device import clock as device_clock
+from enroll.device import commands
+from enroll.device.clock import Clock
 from enroll.device.folder import Folder
+from enroll.device.log import Log
 from pkix import pem
 from pkix.certificate import parse_certificate
 
@@ -185,6 +189,26 @@ def test_run_ends_when_an_enrolment_is_denied(server, device, scripts):
     done = device.program("run")
     assert done.code == 4
     assert done.err[-1]["error"] == "refused"
+
+
+def test_a_device_without_a_clock_renews_by_the_time_that_it_was_up(server, device, enrolled, monkeypatch):
+    """``run`` counts on from the last authentic date, hour by hour, although the system clock stands still in the past."""
+    old = enrolled("sm2")
+    up = 0.0
+    monkeypatch.setattr(device_clock, "_elapsed", lambda: up)
+    clock, log, folder = Clock(), Log(as_json=True), Folder(device.state)
+    assert commands._turn(folder, log, clock)[0] == 3600
+    assert server.seen == []
+    up += 40 * 86400
+    commands._turn(folder, log, clock)
+    assert device.current() == old
+    clock = Clock()  # a reboot: it goes on from the time that was noted
+    commands._turn(folder, log, clock)
+    assert device.current() == old
+    up += 30 * 86400
+    server.begins, server.ends = 60 * DAY, 150 * DAY
+    commands._turn(folder, log, clock)
+    assert device.current() != old
 
 
 def test_run_without_anything_set_up_is_not_found(device):
