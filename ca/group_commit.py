@@ -47,6 +47,18 @@ class Call:
     taken: bool = False
 
 
+def run_verbs(context: Any, calls: Sequence[Call]) -> list[Any]:
+    """Every verb among ``calls`` once, over all of its items; the outcomes in the order of ``calls``."""
+    outcomes: list[Any] = [None] * len(calls)
+    positions: dict[Verb[Any, Any, Any], list[int]] = {}
+    for position, call in enumerate(calls):
+        positions.setdefault(call.verb, []).append(position)
+    for verb, places in positions.items():
+        for place, outcome in zip(places, verb.run(context, [calls[place].item for place in places]), strict=True):
+            outcomes[place] = outcome
+    return outcomes
+
+
 Work = Callable[[Sequence[Call]], Sequence[Any]]
 Gate = Callable[[], AbstractContextManager[object]]
 

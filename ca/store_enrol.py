@@ -6,17 +6,25 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ca.group_commit import Verb
 from ca.model import Application, Authority, Decision, Identity, Invitation, Method, State
+from ca.records import chunks
 from ca.schema import applications, authorities, certificates, invitations, leases
 from ca.store_issue import US, actor_of
 from ca.transaction import Transaction
 from pkix.certificate import parse_certificate
 from pkix.errors import Conflict, Fatal, NotFound
 
-_a, _l = applications.c, leases.c
+_a, _l, _i = applications.c, leases.c, invitations.c
+OF_IT = (certificates.c.token == _i.token_sha256) & (certificates.c.state == State.ISSUED.value)
+INVITED = (
+    select(invitations, certificates.c.issued)
+    .select_from(invitations.outerjoin(certificates, OF_IT))
+    .where(_i.token_sha256.in_(bindparam("tokens", expanding=True)))
+)
 
 
 def add_authority(transaction: Transaction, authority: Authority, now: datetime) -> None:
@@ -68,12 +76,17 @@ def invite(transaction: Transaction, given: Sequence[Invitation], now: datetime,
         transaction.audit(actor, "token.invited", f"{one.fleet}/{one.device}", now, **detail)
 
 
-def invitation(connection: Connection, token_sha256: bytes) -> Invitation | None:
-    """The invitation of a token; ``used`` is when its certificate was recorded."""
-    of_it = (certificates.c.token == invitations.c.token_sha256) & (certificates.c.state == State.ISSUED.value)
-    statement = select(invitations, certificates.c.issued).select_from(invitations.outerjoin(certificates, of_it))
-    row = connection.execute(statement.where(invitations.c.token_sha256 == token_sha256)).first()
-    return None if row is None else Invitation(row.token_sha256, row.fleet, row.device, row.names, row.created, row.expires, row.issued)
+def _invitations(connection: Connection, tokens: Sequence[bytes]) -> list[Invitation | Exception | None]:
+    found = {
+        row.token_sha256: Invitation(row.token_sha256, row.fleet, row.device, row.names, row.created, row.expires, row.issued)
+        for some in chunks(set(tokens))
+        for row in connection.execute(INVITED, {"tokens": some})
+    }
+    return [found.get(token) for token in tokens]
+
+
+invitation: Verb[Connection, bytes, Invitation | None] = Verb("invitation", _invitations)
+"""The invitation of a token; ``used`` is when its certificate was recorded."""
 
 
 def apply(transaction: Transaction, identity: Identity, spki_sha256: bytes, now: datetime) -> Application:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from ca import migrate, records, schema, store_enrol, store_issue, store_read, store_revoke
 from ca.audit import Checkpoint
 from ca.database import Database, translated
-from ca.group_commit import BatchThread, Call
+from ca.group_commit import BatchThread, Call, run_verbs
 from ca.model import (
     Application,
     AuditEntry,
@@ -64,7 +64,7 @@ class SqlStore:
         self._database = Database(url, readers=READERS + 1)
         self._writer = Writer(self._database, lock_file if self._database.is_sqlite else None)
         self._writes = BatchThread("store-write", self._writer.commit, window=window, deadline=deadline, gate=self._writer.gate)
-        self._statuses = BatchThread("store-status", self._look_up, deadline=deadline)
+        self._looks = BatchThread("store-look", self._look_up, deadline=deadline)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
 
     @classmethod
@@ -91,7 +91,7 @@ class SqlStore:
 
     async def close(self) -> None:
         """Finishes what was submitted, then closes all connections."""
-        await asyncio.gather(self._writes.close(), self._statuses.close())
+        await asyncio.gather(self._writes.close(), self._looks.close())
         await asyncio.get_running_loop().run_in_executor(None, self._readers.shutdown)
         self._writer.close()
         self._database.dispose()
@@ -118,8 +118,7 @@ class SqlStore:
         with translated():
             self._database.present()
             with self._database.reader.connect() as connection:
-                outcomes: Sequence[Any] = calls[0].verb.run(connection, [call.item for call in calls])
-                return outcomes
+                return run_verbs(connection, calls)
 
     # Authorities
 
@@ -146,7 +145,7 @@ class SqlStore:
     # Status and revocation
 
     async def status(self, authority: str, serial: int) -> Status | None:
-        return await self._statuses.submit(store_read.status, (authority, serial))
+        return await self._looks.submit(store_read.status, (authority, serial))
 
     async def revoke(
         self, ids: Sequence[int], reason: Reason, now: datetime, *, actor: str, invalidity: datetime | None = None
@@ -195,7 +194,7 @@ class SqlStore:
         await self._write(store_enrol.invite, invitations, now, actor=actor)
 
     async def invitation(self, token_sha256: bytes) -> Invitation | None:
-        return await self._read(store_enrol.invitation, token_sha256)
+        return await self._looks.submit(store_enrol.invitation, token_sha256)
 
     async def apply(self, identity: Identity, spki_sha256: bytes, now: datetime) -> Application:
         return await self._write(store_enrol.apply, identity, spki_sha256, now)

@@ -25,7 +25,7 @@ from ca import schema
 from ca.audit import Draft, canonical, link
 from ca.database import THIRD_PARTY, Database, outcome_unknown, translate, translated
 from ca.failpoint import failpoint
-from ca.group_commit import Call, Verb
+from ca.group_commit import Call, Verb, run_verbs
 from ca.model import AuditEntry
 from pkix.errors import Conflict, Fatal, IronrootError, Unavailable
 
@@ -153,25 +153,18 @@ class Writer:
             self._lock = None
 
     def _attempt(self, calls: Sequence[Call]) -> list[Outcome]:
-        by_verb: dict[Verb[Any, Any, Any], list[int]] = {}
-        for position, call in enumerate(calls):
-            by_verb.setdefault(call.verb, []).append(position)
-        outcomes: list[Outcome] = [None] * len(calls)
         with self._database.write() as connection:
             transaction = Transaction(connection)
-            for verb, positions in by_verb.items():
-                results = verb.run(transaction, [calls[position].item for position in positions])
-                for position, result in zip(positions, results, strict=True):
-                    outcomes[position] = result
+            outcomes = run_verbs(transaction, calls)
             head = transaction.append_audit()
-            self._point(by_verb, "committing")  # crash here: nothing of this happened
+            self._point(calls, "committing")  # crash here: nothing of this happened
             try:
                 connection.commit()
             except DBAPIError as error:
                 if not error.connection_invalidated:
                     raise
                 self._look(head)
-        self._point(by_verb, "committed")  # crash here: all of it happened, nobody was told
+        self._point(calls, "committed")  # crash here: all of it happened, nobody was told
         return outcomes
 
     def _look(self, head: AuditEntry | None) -> None:
@@ -202,6 +195,6 @@ class Writer:
         return error
 
     @staticmethod
-    def _point(by_verb: dict[Verb[Any, Any, Any], list[int]], moment: str) -> None:
-        for verb in by_verb:
-            failpoint(f"store.{verb.name}.{moment}")
+    def _point(calls: Sequence[Call], moment: str) -> None:
+        for name in dict.fromkeys(call.verb.name for call in calls):
+            failpoint(f"store.{name}.{moment}")

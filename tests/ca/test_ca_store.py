@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ca.audit import verify
 from ca.database import Database
+from ca.group_commit import Verb
 from ca.model import (
     Authority,
     CrlRecord,
@@ -27,11 +28,13 @@ from ca.model import (
     State,
 )
 from ca.ports import STALE, SerialTaken, Store
+from ca.store_enrol import lease
 from ca.store_sql import SqlStore
+from ca.transaction import Transaction, single
 from pkix import extensions
 from pkix.algorithms import SIGNATURES, KeyKind
 from pkix.certificate import assemble, build_tbs, parse_certificate
-from pkix.errors import Conflict, Malformed, NotFound, Refused, Unauthenticated
+from pkix.errors import Conflict, Fatal, Malformed, NotFound, Refused, Unauthenticated
 from pkix.name import name
 from pkix.privatekey import generate
 
@@ -191,6 +194,48 @@ def test_text_that_cannot_be_stored_is_refused_alone(run: Any, drafts: Any) -> N
     run(test)
 
 
+def test_what_a_refused_verb_wrote_is_undone_alone(run: Any, drafts: Any) -> None:
+    async def test(store: SqlStore) -> None:
+        def refuses(transaction: Transaction) -> None:
+            lease(transaction, "refused", "x", 30, drafts.now)
+            transaction.audit("op", "refused", "x", drafts.now)
+            raise Refused("no")
+
+        outcomes = await asyncio.gather(
+            store.audit("op", "before", "x", drafts.now),
+            store._writes.submit(single("refuses"), refuses),
+            store.lease("kept", "x", 30, drafts.now),
+            store.audit("op", "after", "x", drafts.now),
+            return_exceptions=True,
+        )
+        assert isinstance(outcomes[1], Refused)
+        assert await actions(store) == ["before", "after"]
+        assert not await store.lease("kept", "other", 30, drafts.now)
+        assert await store.lease("refused", "other", 30, drafts.now)
+
+    run(test)
+
+
+def test_after_a_broken_invariant_nothing_more_is_written(run: Any, drafts: Any) -> None:
+    async def test(store: SqlStore) -> None:
+        def breaks(_: Transaction) -> None:
+            raise ZeroDivisionError
+
+        def fatal(_: Sequence[Any], __: Any) -> Any:
+            raise Fatal("broken")
+
+        with pytest.raises(ZeroDivisionError):  # a mistake of ours is its caller's alone
+            await store._writes.submit(single("breaks"), breaks)
+        await store.audit("op", "before", "x", drafts.now)
+        with pytest.raises(Fatal):
+            await store._writes.submit(Verb("fatal", fatal), None)
+        with pytest.raises(Fatal, match="broken"):
+            await store.audit("op", "after", "x", drafts.now)
+        assert await actions(store) == ["before"]
+
+    run(test)
+
+
 # Tokens
 
 
@@ -278,9 +323,12 @@ def test_what_a_crash_left_is_finished_by_the_same_request(run: Any, drafts: Any
         outcomes = await asyncio.gather(*[store.intend(drafts.again(one), stale) for _ in range(9)], return_exceptions=True)
         assert outcomes.count(intent) == 1
         assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 8
+        with pytest.raises(Conflict):
+            await store.intend(drafts.again(one), stale + STALE_TIME - SECOND)
+        assert await store.intend(drafts.again(one), stale + STALE_TIME) == intent
         await store.record(intent, b"der", stale)
         with pytest.raises(Unauthenticated, match="used before"):
-            await store.intend(drafts.again(one), stale + STALE_TIME)
+            await store.intend(drafts.again(one), stale + 2 * STALE_TIME)
 
     run(test)
 
