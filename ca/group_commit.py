@@ -3,8 +3,8 @@
     thread = BatchThread(work, window=0.003)          # work: list of calls → list of outcomes, in order
     issued = await thread.submit(verb, item)          # many tasks; one call of work for all of them
 
-A request alone is worked on at once. Only when the last batch held more than one, or more than one is waiting, does the thread linger
-for up to ``window`` seconds, and only while more keep coming. Results go back to the event loop with one wake-up a batch.
+A request alone is worked on at once. Only while fewer wait than the last batch held does the thread linger, for up to ``window`` seconds,
+and only while more keep coming. Results go back to the event loop with one wake-up a batch.
 """
 
 from __future__ import annotations
@@ -141,11 +141,9 @@ class BatchThread:
             return True
 
     def _linger(self) -> None:
-        """Waits while more calls keep coming, if the last batch or the queue says that they will."""
-        if not self._window or (self._last < 2 and len(self._waiting) < 2):
-            return
+        """Waits while more calls keep coming and fewer wait than the last batch had: those were answered together and come together."""
         end, seen = time.monotonic() + self._window, 0
-        while seen < len(self._waiting) and time.monotonic() < end and not self._closing:
+        while seen < len(self._waiting) < self._last and time.monotonic() < end and not self._closing:
             seen = len(self._waiting)
             time.sleep(STEP)
 

@@ -160,7 +160,13 @@ class Issuer:
 
     def _lint(self, tbs: Tbs) -> Linted:
         issuer = self._authority(tbs.authority).certificate
-        findings = lint(tbs.der, self._profiles[tbs.profile], issuer, SIGNATURES[issuer.public_key.kind])
+        who = tbs.identity
+        findings = lint(
+            *(tbs.der, self._profiles[tbs.profile], issuer, SIGNATURES[issuer.public_key.kind]),
+            fleet=who.fleet,
+            device=who.device,
+            names=who.names,
+        )
         if findings:
             raise _stopped(findings)
         return Linted(tbs, LINT_PROOF)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from ca.model import Identity, Intent, Issued, Method, Reason, Record, Revocation, State, Status
 from ca.schema import certificates, revocations
@@ -89,6 +89,17 @@ def intent_of(row: Any) -> Intent:
 def issued_of(row: Any) -> Issued:
     """A row of ``ISSUED``."""
     return Issued(row.id, row.authority, row.serial, row.der)
+
+
+def among(statement: Select[Any], column: Any) -> Select[Any]:
+    """``statement`` where ``column`` is one of the values given to ``each`` later. Built once: building costs more than running it."""
+    return statement.where(column.in_(bindparam("some", expanding=True)))
+
+
+def each(connection: Connection, statement: Select[Any], values: Iterable[Any]) -> Iterator[Row[Any]]:
+    """The rows of an ``among`` statement for all ``values`` that are not None."""
+    for some in chunks({value for value in values if value is not None}):
+        yield from connection.execute(statement, {"some": some})
 
 
 def status_of(row: Any) -> Status:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ca.group_commit import Verb
 from ca.model import Application, Authority, Decision, Identity, Invitation, Method, State
-from ca.records import chunks
+from ca.records import among, each
 from ca.schema import applications, authorities, certificates, invitations, leases
 from ca.store_issue import US, actor_of
 from ca.transaction import Transaction
@@ -20,11 +20,7 @@ from pkix.errors import Conflict, Fatal, NotFound
 
 _a, _l, _i = applications.c, leases.c, invitations.c
 OF_IT = (certificates.c.token == _i.token_sha256) & (certificates.c.state == State.ISSUED.value)
-INVITED = (
-    select(invitations, certificates.c.issued)
-    .select_from(invitations.outerjoin(certificates, OF_IT))
-    .where(_i.token_sha256.in_(bindparam("tokens", expanding=True)))
-)
+INVITED = among(select(invitations, certificates.c.issued).select_from(invitations.outerjoin(certificates, OF_IT)), _i.token_sha256)
 
 
 def add_authority(transaction: Transaction, authority: Authority, now: datetime) -> None:
@@ -79,8 +75,7 @@ def invite(transaction: Transaction, given: Sequence[Invitation], now: datetime,
 def _invitations(connection: Connection, tokens: Sequence[bytes]) -> list[Invitation | Exception | None]:
     found = {
         row.token_sha256: Invitation(row.token_sha256, row.fleet, row.device, row.names, row.created, row.expires, row.issued)
-        for some in chunks(set(tokens))
-        for row in connection.execute(INVITED, {"tokens": some})
+        for row in each(connection, INVITED, tokens)
     }
     return [found.get(token) for token in tokens]
 

@@ -7,7 +7,7 @@ look-ups before are there for the sentence that the caller gets.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from ca import records
 from ca.group_commit import Verb
 from ca.model import Identity, Intent, Issued, Linted, Method, Reason, State, Tbs
 from ca.ports import STALE, SerialTaken
+from ca.records import among, each
 from ca.schema import authorities, certificates, invitations, revocations
 from ca.transaction import Transaction
 from pkix.errors import Conflict, Fatal, IronrootError, Refused, Unauthenticated
@@ -28,7 +29,7 @@ Intending = tuple[Linted, datetime]
 Recording = tuple[Intent, bytes, datetime]
 
 LAST_ID = select(func.coalesce(func.max(_c.id), 0))
-INVITED = select(invitations)
+INVITED = among(select(invitations), invitations.c.token_sha256)
 EARLIER = select(
     _c.id,
     _c.authority,
@@ -47,11 +48,14 @@ EARLIER = select(
     _c.tbs,
     _c.der,
 )
-KEY_USES = select(_c.spki_sha256, _c.fleet, _c.device, _c.state, revocations.c.reason).select_from(records.JOINED).distinct()
-OWN_KEYS = select(authorities.c.spki_sha256, authorities.c.key)
+BY_TOKEN, BY_IDEMPOTENCY = among(EARLIER, _c.token), among(EARLIER, _c.idempotency)
+KEY_USES = among(
+    select(_c.spki_sha256, _c.fleet, _c.device, _c.state, revocations.c.reason).select_from(records.JOINED).distinct(), _c.spki_sha256
+)
+OWN_KEYS = among(select(authorities.c.spki_sha256, authorities.c.key), authorities.c.spki_sha256)
 INSERT = insert(certificates)
 TAKE = update(certificates).where(_c.id == bindparam("row")).values(taken=bindparam("now"))
-FINISHED = select(_c.id, _c.authority, _c.serial, _c.state, _c.der)
+FINISHED = among(select(_c.id, _c.authority, _c.serial, _c.state, _c.der), _c.id)
 RECORD = (
     update(certificates)
     .where(_c.id == bindparam("row"), _c.state == State.INTENDED.value)
@@ -103,24 +107,20 @@ class Known:
 def _known(connection: Connection, wanted: Sequence[Tbs]) -> Known:
     known = Known()
 
-    def rows(statement: Any, column: Any, values: Iterable[bytes | None]) -> Iterable[Row[Any]]:
-        for some in records.chunks({value for value in values if value is not None}):
-            yield from connection.execute(statement.where(column.in_(some)))
-
     tokens = [tbs.token for tbs in wanted]
-    for row in rows(INVITED, invitations.c.token_sha256, tokens):
+    for row in each(connection, INVITED, tokens):
         known.invitations[row.token_sha256] = row
-    for row in rows(EARLIER, _c.token, tokens):
+    for row in each(connection, BY_TOKEN, tokens):
         known.tokens[row.token] = _claim(row)
-    for row in rows(EARLIER, _c.idempotency, (tbs.idempotency for tbs in wanted)):
+    for row in each(connection, BY_IDEMPOTENCY, (tbs.idempotency for tbs in wanted)):
         known.idempotencies[row.idempotency] = _claim(row)
     keys = [tbs.spki_sha256 for tbs in wanted]
-    for row in rows(KEY_USES, _c.spki_sha256, keys):
+    for row in each(connection, KEY_USES, keys):
         if row.reason == Reason.keyCompromise:
             known.compromised.add(row.spki_sha256)
         if row.state != State.ABANDONED:
             known.devices.setdefault(row.spki_sha256, set()).add((row.fleet, row.device))
-    for row in rows(OWN_KEYS, authorities.c.spki_sha256, keys):
+    for row in each(connection, OWN_KEYS, keys):
         known.own.setdefault(row.spki_sha256, set()).add(row.key)
     return known
 
@@ -275,11 +275,7 @@ def _begin(transaction: Transaction, known: Known, number: int, tbs: Tbs, now: d
 
 def _record(transaction: Transaction, items: Sequence[Recording]) -> list[Issued | Exception]:
     connection = transaction.connection
-    rows = {
-        row.id: row
-        for some in records.chunks({intent.id for intent, _, _ in items})
-        for row in connection.execute(FINISHED.where(_c.id.in_(some)))
-    }
+    rows = {row.id: row for row in each(connection, FINISHED, (intent.id for intent, _, _ in items))}
     outcomes: list[Issued | Exception] = []
     done: dict[int, Issued] = {}
     changes: list[dict[str, Any]] = []

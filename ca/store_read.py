@@ -11,12 +11,13 @@ from sqlalchemy import Connection, Select, insert, literal_column, select
 from ca.audit import Checkpoint
 from ca.group_commit import Verb
 from ca.model import AuditEntry, Intent, Record, State, Status
-from ca.records import INTENTS, LAST_SERIAL, RECORDS, STATUS, chunks, intent_of, records, status_of
+from ca.records import INTENTS, LAST_SERIAL, RECORDS, STATUS, among, each, intent_of, records, status_of
 from ca.schema import audit, certificates, checkpoints
 from ca.transaction import ENTRY_DIGEST, Transaction, entry_of
 from pkix.errors import Conflict, Malformed
 
 _c = certificates.c
+BY_SERIAL = among(STATUS, _c.serial)
 UNFINISHED = INTENTS.where(_c.state == literal_column("'intended'")).order_by(_c.created, _c.id)
 ENTRIES = select(audit).order_by(audit.c.seq)
 HEX = "0123456789abcdef"
@@ -25,9 +26,8 @@ HEX = "0123456789abcdef"
 def _statuses(connection: Connection, items: Sequence[tuple[str, int]]) -> list[Status | Exception | None]:
     found: dict[tuple[str, int], Status] = {}
     possible = {serial for _, serial in items if 0 <= serial <= LAST_SERIAL}
-    for some in chunks(possible):
-        for row in connection.execute(STATUS.where(_c.serial.in_(some))):  # of any authority: pairs would not use SQLite's index
-            found[row.authority, row.serial] = status_of(row)
+    for row in each(connection, BY_SERIAL, possible):  # of any authority: pairs would not use SQLite's index
+        found[row.authority, row.serial] = status_of(row)
     return [found.get(item) for item in items]
 
 

@@ -100,7 +100,7 @@ def _basic(authorization: str) -> tuple[str, bytes]:
         raise Unauthenticated("The Authorization header is not HTTP Basic. Send serial number and token as user and password.")
     device = user.decode("ascii", "replace")
     if not DEVICE.fullmatch(device):
-        raise Unauthenticated("The user name is no serial number: letters, digits, '.', '_' and '-', at most 64.")
+        raise Unauthenticated("The user name is no serial number: letters, digits, '.' and '-', at most 64.")
     return device, password
 
 
@@ -119,7 +119,7 @@ def _manufacturer_serial(certificate: Certificate) -> str:
     found = certificate.subject.get("serialNumber")
     if len(found) != 1 or not DEVICE.fullmatch(found[0]):
         raise Unauthenticated(
-            "The subject of the device certificate has not one serialNumber of at most 64 letters, digits, '.', '_' and '-'."
+            "The subject of the device certificate has not one serialNumber of at most 64 letters, digits, '.' and '-'."
         )
     return found[0]
 

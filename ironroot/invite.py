@@ -44,7 +44,7 @@ async def invite(here: Installation, fleet: str, device: str, *, names: Sequence
     if "token" not in chosen.authenticators:
         raise Refused(f"Fleet {fleet} does not take tokens; its policies/fleets/{fleet}.toml says which proofs it takes.")
     if not DEVICE.fullmatch(device):
-        raise Malformed("A device serial is 1 to 64 letters, digits, dots, underscores and hyphens, and starts with a letter or digit.")
+        raise Malformed("A device serial is 1 to 64 letters, digits, dots and hyphens, and starts with a letter or digit.")
     root = here.authority(here.fleet(TLS_FLEET).authority).chain[-1]
     token = f"{_secret()}.{_text(root.sha256)}"
     vouched = choose(here.policies.profiles[chosen.profile], vouched=sorted({canonical(name) for name in names}), proposed=())

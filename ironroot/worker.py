@@ -6,6 +6,7 @@ Several workers share the two ports (SO_REUSEPORT). SIGTERM: no new connections,
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import ssl
 import sys
@@ -33,6 +34,7 @@ log = structlog.get_logger("worker")
 _STOPPED = web.AppKey("stopped", asyncio.Event)
 
 _SWITCH_INTERVAL = 0.0005  # the store's thread commits while the loop is busy; the default of 5 ms shows in the tail
+_GARBAGE = (50_000, 20, 50)  # requests make few cycles: the default looks for them every few requests
 _REFRESH = 2.0  # seconds between looks at what another process may have renewed
 _STOP = 7.0  # seconds that requests in flight may take when we are told to stop
 
@@ -79,6 +81,7 @@ def run(home: Path) -> None:
     """The process: until SIGTERM."""
     configure()
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.set_threshold(*_GARBAGE)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(Settings.load(home)))

@@ -10,8 +10,9 @@ A value is only ever a value: nothing in it is read as the syntax of a name. Nam
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 from pkix import der
@@ -47,21 +48,31 @@ _MAX_VALUE = 1024
 _DECEIVING = frozenset("\u2028\u2029\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
+Rdn = Sequence[tuple[str, str, bool]]
+"""Attributes of one RDN: short name or dotted OID, value, whether the value is a string."""
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
     """A distinguished name; equal if the DER is."""
 
     der: bytes
+    _rdns: Sequence[Rdn] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def rdns(self) -> Sequence[Rdn]:
+        """The RDNs in the order encoded."""
+        return list(_read(self.der)) if self._rdns is None else self._rdns
 
     @property
     def attributes(self) -> list[tuple[str, str]]:
         """(short name or dotted OID, value) in the order encoded; a value that is no string as ``#`` and the hex of its DER."""
-        return [(short, value) for rdn in _rdns(self.der) for short, value, _ in rdn]
+        return [(short, value) for rdn in self.rdns for short, value, _ in rdn]
 
     @property
     def text(self) -> str:
         """RFC 4514: the last RDN first, special characters escaped."""
-        rdns = ("+".join(f"{short}={_escape(value) if string else value}" for short, value, string in rdn) for rdn in _rdns(self.der))
+        rdns = ("+".join(f"{short}={_escape(value) if string else value}" for short, value, string in rdn) for rdn in self.rdns)
         return ",".join(reversed(list(rdns)))
 
     def get(self, short: str) -> list[str]:
@@ -81,18 +92,20 @@ def name(*attributes: tuple[str, str]) -> Name:
         Malformed: an attribute we do not write, a value that is empty, too long (RFC 5280), holds a control character or a character
             that reorders text, or does not fit the string type.
     """
-    rdns = []
-    for short, value in attributes:
-        if short not in _ATTRIBUTES:
-            raise Malformed(f"{short!r} is not an attribute of a name that is written here; use one of {', '.join(_ATTRIBUTES)}")
-        if not value:
-            raise Malformed(f"the attribute {short} of a name is empty; leave it out instead")
-        oid, _, printable = _ATTRIBUTES[short]
-        _check_characters(short, value)
-        _check_bounds(short, value)
-        string = der.printable_string if printable else der.ia5_string if short in _IA5 else der.utf8_string
-        rdns.append(der.tlv(der.SET, der.sequence(der.oid(oid), string(value))))
-    return Name(der.sequence(*rdns))
+    return Name(der.sequence(*[_rdn(short, value) for short, value in attributes]), [[(*attribute, True)] for attribute in attributes])
+
+
+@lru_cache(maxsize=256)
+def _rdn(short: str, value: str) -> bytes:
+    if short not in _ATTRIBUTES:
+        raise Malformed(f"{short!r} is not an attribute of a name that is written here; use one of {', '.join(_ATTRIBUTES)}")
+    if not value:
+        raise Malformed(f"the attribute {short} of a name is empty; leave it out instead")
+    oid, _, printable = _ATTRIBUTES[short]
+    _check_characters(short, value)
+    _check_bounds(short, value)
+    string = der.printable_string if printable else der.ia5_string if short in _IA5 else der.utf8_string
+    return der.tlv(der.SET, der.sequence(der.oid(oid), string(value)))
 
 
 def parse_name(encoded: bytes, *, strict: bool = False) -> Name:
@@ -105,14 +118,15 @@ def parse_name(encoded: bytes, *, strict: bool = False) -> Name:
         Malformed: no Name, an RDN that is empty or not in DER order, a string with invalid, control or reordering characters.
     """
     der.prescan(encoded, max_size=16384, max_depth=6, max_elements=8 * _MAX_RDNS)
-    for rdn in _rdns(encoded):
+    rdns = list(_read(encoded))
+    for rdn in rdns:
         for short, value, string in rdn:
             _check_characters(short, value)
             if strict and not (value and string):
                 raise Malformed(f"the attribute {short} of a name is empty or no string; leave it out instead")
             if strict and short in _ATTRIBUTES:
                 _check_bounds(short, value)
-    return Name(encoded)
+    return Name(encoded, rdns)
 
 
 def _check_characters(short: str, value: str) -> None:
@@ -135,8 +149,8 @@ def _check_bounds(short: str, value: str) -> None:
         raise Malformed("the attribute C of a name is a country code of two letters (ISO 3166)")
 
 
-def _rdns(encoded: bytes) -> Iterator[list[tuple[str, str, bool]]]:
-    """Each RDN as its attributes: short name or dotted OID, value, whether the value is a string."""
+def _read(encoded: bytes) -> Iterator[Rdn]:
+    """Each RDN. Raises Malformed."""
     root = der.read(encoded)
     der.expect(encoded, root, der.SEQUENCE, "a name")
     rdns = der.children(encoded, root)

@@ -100,7 +100,7 @@ class Compiled:
             Unavailable: the issuer's certificate has ended or not begun.
         """
         if not DEVICE.fullmatch(device):
-            raise Malformed(f"{device!r} is no serial number of a device; use letters, digits, '.', '_' and '-', at most 64")
+            raise Malformed(f"{device!r} is no serial number of a device; use letters, digits, '.' and '-', at most 64")
         if self._san and not SEGMENT.fullmatch(fleet):
             raise Malformed(f"{fleet!r} is no fleet; use lower-case letters, digits and '-'")
         self._check_key(subject_key)

@@ -47,7 +47,7 @@ _KEYS = {
 }
 _RSA = bytes.fromhex("300d06092a864886f70d0101010500")
 
-_IDENTITY = re.compile(r"uri:urn:ironroot:device:([a-z0-9-]+):([A-Za-z0-9._-]+)")
+_IDENTITY = re.compile(r"uri:urn:ironroot:device:([a-z0-9-]+):([A-Za-z0-9.-]+)")
 
 _Value = TypeVar("_Value", bound=x509.ExtensionType)
 

@@ -23,8 +23,8 @@ from pkix.extensions import EXTENDED_KEY_USAGES, KEY_USAGES
 IDENTITY = "uri:urn:ironroot:device:{fleet}:{device}"
 """The one SAN template that every leaf profile has: relying parties map a certificate to its device by this URI, never by CN."""
 
-DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""A device's serial number. Every character may stand in a URN as it is (RFC 8141 2), so nothing is percent-encoded."""
+DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+"""A device's serial number: characters of a PrintableString (X.520 serialNumber) that stand in a URN as they are (RFC 8141 2)."""
 
 SEGMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """Ids of profiles, fleets and authorities: safe as a path segment, a file name and a part of a URN."""

@@ -48,6 +48,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "status_unasked": ("revocation was not looked at", "未检查吊销状态"),
     "status_forgiven": ("its revocation status could not be had, which the policy forgives", "无法取得吊销状态，策略允许忽略"),
     "status_exempt": ("no revocation status is due", "无需检查吊销状态"),
+    "status_anchor": ("it is itself a trust anchor", "其本身就是信任锚"),
     "from_ocsp": ("OCSP of {url}, produced {at}", "{url} 的 OCSP，{at} 产生"),
     "from_crl": ("CRL of {url}, issued {at}", "{url} 的 CRL，{at} 签发"),
     "from_staple": ("OCSP response handed in, produced {at}", "随附的 OCSP 响应，{at} 产生"),
@@ -71,7 +72,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "circle": ("{who} and the CAs above it only certify each other", "{who} 与其上级 CA 只是相互签发"),
     "path_too_long": ("there are more than {limit} CAs above {who}", "{who} 之上的 CA 超过 {limit} 个"),
     "too_complex": ("the certificates given allow too many paths to try them all", "所给证书可构成的路径过多，无法逐一尝试"),
-    "path_found": ("each of the {count} certificates is signed by the next one, up to {anchor}", "{count} 张证书逐级签名，直至 {anchor}"),
+    "path_found": ("signatures verify up to the trust anchor {anchor} ({count})", "签名逐级验证至信任锚 {anchor}（{count}）"),
     "is_anchor": ("{who} is itself a trust anchor", "{who} 本身就是信任锚"),
     # Each certificate
     "bad_key": ("the public key of {who} is not acceptable: {why}", "{who} 的公钥不可接受：{why}"),

@@ -116,6 +116,8 @@ def _praise(path: Path, checks: tuple[Check, ...], evidence: tuple[StatusEvidenc
     own = next((check for check in checks if check.name == "status"), None)
     if own is not None and own.outcome == "pass":
         status = say("status_good", source=source_text(evidence[0]))
+    elif len(path) == 1:
+        status = say("status_anchor")
     elif own is not None and own.code == "status_exempt":
         status = own.message
     else:

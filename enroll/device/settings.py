@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pkix.algorithms import KeyKind
 from pkix.errors import Malformed
 
-SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 FLEET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{43}")
 _VERSION = 1
@@ -39,7 +39,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_url(self.url)
         if not SERIAL.fullmatch(self.serial):
-            raise Malformed("--serial must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit")
+            raise Malformed("--serial must be 1 to 64 letters, digits, '.' or '-', and begin with a letter or digit")
         if not FLEET.fullmatch(self.fleet):
             raise Malformed("--fleet must be 1 to 64 letters, digits, '.', '_' or '-', such as ecc-devices")
         if self.ca_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.ca_sha256):

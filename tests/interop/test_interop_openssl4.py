@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 from OpenSSL._util import ffi, lib
 
@@ -106,9 +107,9 @@ def test_tls13_with_sm2_at_both_ends(workshop) -> None:
         assert (end.get_cipher_name(), end.get_protocol_version_name()) == ("TLS_SM4_GCM_SM3", "TLSv1.3")
         assert ffi.string(lib.SSL_get0_group_name(end._ssl)) == b"curveSM2"
     seen = server.get_peer_certificate(as_cryptography=True)
-    assert seen.public_bytes(x509.base.serialization.Encoding.DER) == device.der
+    assert seen.public_bytes(Encoding.DER) == device.der
     seen = client.get_peer_certificate(as_cryptography=True)
-    assert seen.public_bytes(x509.base.serialization.Encoding.DER) == platform.der
+    assert seen.public_bytes(Encoding.DER) == platform.der
     client.send(b"temperature")
     server.bio_write(client.bio_read(1000))
     assert server.recv(100) == b"temperature"

@@ -50,13 +50,13 @@ class Server:
                     pass  # the client left first, for its own reasons
 
 
-def server_context(own, trusted, *crls: str) -> ssl.SSLContext:
-    """Asks for a client certificate of ours; with CRLs also asks whether it is revoked."""
+def server_context(own, trusted, crl=None) -> ssl.SSLContext:
+    """Asks for a client certificate of ours; with the file of a CRL also looks whether it is revoked."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(trusted))
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(own.chain, own.key)
-    if crls:
-        context.load_verify_locations(cadata="".join(crls))
+    if crl is not None:
+        context.load_verify_locations(cafile=str(crl))
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 
@@ -104,9 +104,10 @@ def test_the_server_refuses_who_is_not_ours(workshop, platform, tmp_path) -> Non
     assert server.peers == []
 
 
-def test_the_server_refuses_a_revoked_device(workshop, platform) -> None:
+def test_the_server_refuses_a_revoked_device(workshop, platform, tmp_path) -> None:
     good, revoked = workshop.enrolled("ecc-devices"), workshop.revoked("ecc-devices", "keyCompromise")
-    crl = openssl("crl", "-inform", "DER", feed=curl(f"{workshop.plant.http_url}/crl/ecc-issuing.crl").body)
+    crl = tmp_path / "crl.pem"
+    openssl("crl", "-inform", "DER", "-out", crl, feed=curl(f"{workshop.plant.http_url}/crl/ecc-issuing.crl").body)
     with Server(server_context(platform, platform.root, crl)) as server:
         assert say(server, client_context(good, good.root)) == b"TEMPERATURE"
         with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -116,15 +117,14 @@ def test_the_server_refuses_a_revoked_device(workshop, platform) -> None:
 
 
 def test_a_device_cannot_pose_as_a_server(workshop) -> None:
-    """Its certificate has no name of a host and is for clients alone; the first is enough to refuse it, the second without the first too."""
+    """Its certificate is for clients alone; that its serial reads like a host's name does not help it."""
     device = workshop.enrolled("ecc-devices", "localhost")
     with Server(server_context(device, device.root)) as server:
-        for check_hostname, reason in ((True, "unsuitable certificate purpose"), (False, "unsuitable certificate purpose")):
+        for check_hostname in (True, False):
             context = client_context(device, device.root)
             context.check_hostname = check_hostname
-            with pytest.raises(ssl.SSLCertVerificationError) as refused:
+            with pytest.raises(ssl.SSLCertVerificationError, match="unsuitable certificate purpose"):
                 say(server, context)
-            assert reason in str(refused.value)
     assert server.peers == []
 
 

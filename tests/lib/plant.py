@@ -86,7 +86,8 @@ class Plant:
         async def make() -> dict[str, str]:
             async with installation(Settings.load(self.home)) as here:
                 now = here.clock.now()
-                return {serial: (await invite(here, fleet, serial, names=names, now=now, actor="tests")).token for serial in serials}
+                made = await asyncio.gather(*(invite(here, fleet, serial, names=names, now=now, actor="tests") for serial in serials))
+                return {serial: one.token for serial, one in zip(serials, made, strict=True)}
 
         return asyncio.run(make())
 
@@ -134,9 +135,9 @@ class Plant:
         except OSError:
             return None
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, *, timeout: float = 5) -> bytes:
         """Body of a GET on the plain door."""
-        with urllib.request.urlopen(self.http_url + path, timeout=5) as answer:
+        with urllib.request.urlopen(self.http_url + path, timeout=timeout) as answer:
             return bytes(answer.read())
 
     def stop(self) -> int:

@@ -180,7 +180,12 @@ _urls = Urls("http://p/c", "http://p/o", "http://p/i")
 
 
 def authority(
-    not_before: datetime, not_after: datetime, *, path_length: int | None = None, usages: tuple[str, ...] = ("keyCertSign",)
+    not_before: datetime,
+    not_after: datetime,
+    *,
+    path_length: int | None = None,
+    usages: tuple[str, ...] = ("keyCertSign",),
+    ca: bool = True,
 ) -> Any:
     """An issuer's certificate with these dates; nothing here looks at its signature."""
     subject = name(("CN", "issuer"))
@@ -192,7 +197,7 @@ def authority(
         not_after=not_after,
         public_key=_key.public_key,
         signature=_signature,
-        extensions=[basic_constraints(True, path_length), key_usage(*usages), subject_key_identifier(_key.public_key)],
+        extensions=[basic_constraints(ca, path_length), key_usage(*usages), subject_key_identifier(_key.public_key)],
     )
     return parse_certificate(assemble(tbs, _signature, b"\0"))
 
@@ -349,7 +354,6 @@ def test_country_is_left_out_where_there_is_none() -> None:
     [
         ("localhost", "dns:localhost"),
         ("Gateway.Plant", "dns:gateway.plant"),
-        ("under_score", None),
         ("10.0.0.1", None),
         ("0x7f", None),
         ("a..b", None),
@@ -414,6 +418,8 @@ def at(crl: str = "http://p/c", issuer: str = "http://p/i") -> Urls:
         ("has an issuer", lambda w: made(w, PROFILES["ecc-device"], None)),
         ("no authority", lambda w: made(w, PROFILES["ecc-device"], w.signed("device"))),
         ("no authority", lambda w: made(w, PROFILES["ecc-device"], authority(NOW, NOW, usages=("cRLSign",)))),
+        ("no authority", lambda w: made(w, PROFILES["ecc-device"], authority(NOW, NOW, ca=False))),
+        ("path length", lambda w: made(w, profile_with("ecc-issuing", path_length=1), authority(NOW, NOW, path_length=1))),
         ("path length", lambda w: made(w, PROFILES["ecc-issuing"], w.issuing)),
         ("is for sm2", lambda w: made(w, PROFILES["sm2-device"], w.issuing)),
         ("does not sign with", lambda w: made(w, PROFILES["ecc-device"], w.issuing, signature=SIGNATURES[KeyKind.P_384])),
@@ -429,7 +435,49 @@ def test_what_does_not_go_together_is_refused_when_compiled(world: Callable[[str
         make(world("ecc"))
 
 
-def test_an_underscore_in_a_subject_serial_number() -> None:
+@pytest.mark.parametrize(("above", "below"), [(None, 3), (1, 0), (2, 1)])
+def test_path_lengths_that_fit(world: Callable[[str], Any], above: int | None, below: int) -> None:
+    made(world("ecc"), profile_with("ecc-issuing", path_length=below), authority(NOW, NOW, path_length=above))
+
+
+@pytest.mark.parametrize(("crl", "ocsp", "issuers"), [(a, b, c) for a in (True, False) for b in (True, False) for c in (True, False)])
+def test_pointers_are_those_of_the_profile(crl: bool, ocsp: bool, issuers: bool) -> None:
+    profile = profile_with(crl=crl, ocsp=ocsp, issuers=issuers, validity=timedelta(days=1))
+    built = leaf(Compiled(profile, ISSUER, _signature, _urls if crl or ocsp or issuers else None, "P", None), NOW)
+    read = parse_certificate(assemble(built.der, _signature, b"\0"))
+    assert read.crl_urls == ((_urls.crl,) if crl else ())
+    assert read.ocsp_urls == ((_urls.ocsp,) if ocsp else ())
+    assert read.issuer_urls == ((_urls.issuer,) if issuers else ())
+    assert lint(built.der, profile, ISSUER, _signature) == []
+
+
+@pytest.mark.parametrize("critical", [(), ("extendedKeyUsage",), ("certificatePolicies",), ("extendedKeyUsage", "certificatePolicies")])
+def test_policies_and_criticality_are_those_of_the_profile(critical: tuple[str, ...]) -> None:
+    profile = profile_with(policies=("1.2.3", "1.2.4"), critical=("keyUsage", *critical))
+    built = leaf(Compiled(profile, ISSUER, _signature, _urls, "P", None), NOW)
+    read = x509.load_der_x509_certificate(assemble(built.der, _signature, b"\0"))
+    found = read.extensions.get_extension_for_class(x509.CertificatePolicies)
+    assert [policy.policy_identifier.dotted_string for policy in found.value] == ["1.2.3", "1.2.4"]
+    assert found.critical is ("certificatePolicies" in critical)
+    assert read.extensions.get_extension_for_class(x509.ExtendedKeyUsage).critical is ("extendedKeyUsage" in critical)
+    assert lint(built.der, profile, ISSUER, _signature) == []
+
+
+def test_only_dns_templates_are_optional_and_in_lower_case() -> None:
+    identity = "uri:urn:ironroot:device:{fleet}:{device}"
+    compiled = Compiled(profile_with(san=(identity, "uri:urn:x:{device}?", "dns:{device}.plant")), ISSUER, _signature, _urls, "P", None)
+    built = leaf(compiled, NOW, device="Press-7")
+    assert parse_certificate(assemble(built.der, _signature, b"\0")).names == (
+        "uri:urn:ironroot:device:ecc-devices:Press-7",
+        "uri:urn:x:Press-7?",
+        "dns:press-7.plant",
+    )
+    assert lint(built.der, compiled.profile, ISSUER, _signature, fleet="ecc-devices", device="Press-7", names=()) == []
+    with pytest.raises(Malformed):
+        leaf(compiled, NOW, device="press.")
+
+
+def test_no_underscore_in_a_serial_number() -> None:
     """X.520 serialNumber is a PrintableString, which has no underscore: refused before anything is signed."""
-    with pytest.raises(IronrootError, match="serialNumber"):
+    with pytest.raises(IronrootError, match="serial number"):
         leaf(Compiled(PROFILES["ecc-device"], ISSUER, _signature, _urls, "P", None), NOW, device="a_b")
