@@ -51,7 +51,7 @@ _c = schema.certificates.c
 
 
 class SqlStore:
-    """A ``ca.ports.Store``. Made by ``open``.
+    """A ``ca.ports.Store``, where each verb is described. Made by ``open``.
 
     Args:
         url: SQLAlchemy URL of the database; ``ca.migrate.upgrade`` has made its tables.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from ca.audit import checkpoint_message
 from ca.model import Signable
 from ca.ports import STALE
 from ironroot.log import configure
@@ -75,7 +76,7 @@ async def sign_checkpoint(here: Installation) -> int:
     if head is None or not here.authorities:
         raise NotFound("There is nothing in the audit log yet.")
     root = next(iter(here.authorities.values()))
-    message = b"ironroot audit checkpoint\0" + head.seq.to_bytes(8) + head.digest
+    message = checkpoint_message(head.seq, head.digest)
     public_key = root.certificate.public_key
     signature = await here.signer.sign(Signable(root.key, public_key, "audit", message))
     public_key.verify(signature, message)

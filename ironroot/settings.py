@@ -138,8 +138,9 @@ class Settings(_Part):
 
     @property
     def database_lock(self) -> Path | None:
-        """The file that orders writers of an SQLite database; None for others."""
-        return self.home / "db" / "writer.lock" if self.database.url.startswith("sqlite:") else None
+        """The file beside an SQLite database on which its writers queue; None for other databases."""
+        prefix = "sqlite:///"
+        return Path(self.database_url.removeprefix(prefix) + ".lock") if self.database_url.startswith(prefix) else None
 
     @property
     def hsm_socket(self) -> Path:

@@ -20,6 +20,7 @@ from aiohttp import web
 from enroll.http import EstDoor
 from enroll.http import routes as est_routes
 from enroll.trust import TrustFiles
+from ironroot.in_flight import InFlight
 from ironroot.log import configure
 from ironroot.responders import Responders
 from ironroot.settings import Listener, Settings
@@ -36,7 +37,8 @@ _STOPPED = web.AppKey("stopped", asyncio.Event)
 _SWITCH_INTERVAL = 0.0005  # the store's thread commits while the loop is busy; the default of 5 ms shows in the tail
 _GARBAGE = (50_000, 20, 50)  # requests make few cycles: the default looks for them every few requests
 _REFRESH = 2.0  # seconds between looks at what another process may have renewed
-_STOP = 7.0  # seconds that requests in flight may take when we are told to stop
+_STOP = 6.0  # seconds that requests in flight may take when we are told to stop
+_CUT = 0.5  # seconds that the rest has to notice that it is cut off
 
 
 class Tls:
@@ -98,14 +100,17 @@ async def _run(settings: Settings) -> None:
     async with installation(settings) as here:
         responders = Responders()
         await responders.refresh(here.store, here.authorities)
-        tls = Tls(here)
+        tls, in_flight = Tls(here), InFlight()
         runners = [
-            await _listen(settings.http, _application(here, responders, broken, enrolment=False), None),
-            await _listen(settings.https, _application(here, responders, broken, enrolment=True), tls.context),
+            await _listen(settings.http, _application(here, responders, broken, in_flight, enrolment=False), None),
+            await _listen(settings.https, _application(here, responders, broken, in_flight, enrolment=True), tls.context),
         ]
         refreshing = asyncio.create_task(_refresh(here, responders, tls))
         ends = [asyncio.create_task(event.wait()) for event in (stopped, broken)]
         await asyncio.wait([*ends, refreshing], return_when=asyncio.FIRST_COMPLETED)
+        for site in [site for runner in runners for site in runner.sites]:
+            await site.stop()
+        await in_flight.over(_STOP)
         await asyncio.gather(*(runner.cleanup() for runner in runners))
         if refreshing.done():
             refreshing.result()
@@ -115,8 +120,10 @@ async def _run(settings: Settings) -> None:
             task.cancel()
 
 
-def _application(here: Installation, responders: Responders, broken: asyncio.Event, *, enrolment: bool) -> web.Application:
-    application = web.Application(middlewares=[_errors], client_max_size=64 * 1024)
+def _application(
+    here: Installation, responders: Responders, broken: asyncio.Event, in_flight: InFlight, *, enrolment: bool
+) -> web.Application:
+    application = web.Application(middlewares=[in_flight.middleware, _errors], client_max_size=64 * 1024)
     application[_STOPPED] = broken
     status = StatusDoor(
         store=here.store,
@@ -146,7 +153,7 @@ async def _listen(listener: Listener, application: web.Application, context: ssl
         application,
         access_log=None,
         handle_signals=False,
-        shutdown_timeout=_STOP,
+        shutdown_timeout=_CUT,
         keepalive_timeout=75,
         max_line_size=16 * 1024,
         max_field_size=16 * 1024,

@@ -17,7 +17,7 @@ from est_client import Door, p256_request, sm2_request, trust
 def question(plant, der: bytes, nonce: bytes | None = None) -> bytes:
     """An OCSP request about a certificate of ecc-issuing."""
     issuer = x509.load_der_x509_certificate(plant.get("/aia/ecc-issuing.cer"))
-    builder = ocsp.OCSPRequestBuilder().add_certificate(x509.load_der_x509_certificate(der), issuer, hashes.SHA1())
+    builder = ocsp.OCSPRequestBuilder().add_certificate(x509.load_der_x509_certificate(der), issuer, hashes.SHA256())
     if nonce is not None:
         builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
     return builder.build().public_bytes(Encoding.DER)

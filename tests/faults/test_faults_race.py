@@ -1,4 +1,4 @@
-"""Many at once with one token: one certificate comes of it, whoever is first (case 57), and all repetitions of one request get it (case 18)."""
+"""Many at once with one token: one certificate comes of it, whoever is first, and all repetitions of one request get that one."""
 
 from __future__ import annotations
 

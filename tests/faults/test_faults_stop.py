@@ -60,7 +60,7 @@ def test_requests_under_way_are_finished(own_plant) -> None:
         connections[serial].sendall(requests[serial])
     for connection in connections.values():
         answer = finish(connection)
-        assert answer.status == 200
+        assert (answer.status, answer.headers["Connection"]) == (200, "close")
         connection.close()
     assert plant.service.wait(30) == 0
     plant.service = None

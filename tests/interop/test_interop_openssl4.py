@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,13 +46,15 @@ def test_chains_and_crls(workshop, family) -> None:
     assert "CRL" in verdict(good, crls[1])  # it looks at both
 
 
-def test_a_changed_sm2_certificate(workshop) -> None:
+def test_a_changed_sm2_certificate(workshop, tmp_path) -> None:
     device = workshop.enrolled("sm2-devices")
-    der = device.der
-    assert der.count(device.serial.encode()) >= 2
-    changed = der.replace(device.serial.encode(), device.serial.upper().encode())
-    device.certificate.write_bytes(crypto.dump_certificate(crypto.FILETYPE_PEM, crypto.load_certificate(crypto.FILETYPE_ASN1, changed)))
-    assert verdict(device) == "certificate signature failure"
+    serial = device.serial.encode()
+    assert device.der.count(serial) >= 2
+    changed = crypto.load_certificate(crypto.FILETYPE_ASN1, device.der.replace(serial, serial.upper()))
+    (tmp_path / "device.pem").write_bytes(crypto.dump_certificate(crypto.FILETYPE_PEM, changed))
+    (tmp_path.parent / "sm2-root.pem").write_bytes(device.root.read_bytes())
+    (tmp_path.parent / "sm2-issuing.pem").write_bytes(device.issuing.read_bytes())
+    assert verdict(replace(device, folder=tmp_path)) == "certificate signature failure"
 
 
 def context(own, trusted: Path) -> SSL.Context:

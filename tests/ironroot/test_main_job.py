@@ -182,7 +182,7 @@ def test_the_audit_chain_holds_and_names_who_did_what(plant):
     plant.run("cert", "revoke", "audited-1", "--reason", "superseded", "--yes")
     plant.run("audit", "checkpoint")
     checked = plant.json("audit", "verify")
-    assert checked["entries"] > 0
+    assert checked["entries"] > 10
     assert checked["checkpoints"] > 0
     entries = plant.json("audit", "tail", "-n", "100000")
     mine = [entry for entry in entries if entry["detail"].get("device") == "audited-1" or "audited-1" in json.dumps(entry)]

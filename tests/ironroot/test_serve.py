@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
+import sqlite3
 import ssl
 import time
 import urllib.error
@@ -145,3 +147,26 @@ def test_killed_at_any_point_the_request_once_more_gets_its_certificate(own_plan
     assert enrol(own_plant, invited, "crashed", request_of("crashed"))[0] == 401
     own_plant.run("audit", "verify")
     assert own_plant.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("UPDATE audit SET actor = 'nobody' WHERE seq = 5", "entry 5"),
+        ("DELETE FROM audit WHERE seq = 4", "entry 4"),
+        ("DELETE FROM audit WHERE seq > (SELECT max(seq) - 2 FROM audit)", "missing"),
+    ],
+)
+def test_a_damaged_audit_log_is_noticed(own_plant, damage, said):
+    own_plant.start()
+    own_plant.run("audit", "checkpoint")
+    assert own_plant.stop() == 0
+    own_plant.run("audit", "verify")
+    with contextlib.closing(sqlite3.connect(own_plant.home / "db" / "ironroot.db")) as database:
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            database.execute(damage)
+        for act in ("update", "delete"):  # whoever owns the file can go that far
+            database.execute(f"DROP TRIGGER audit_refuses_{act}")
+        database.execute(damage)
+        database.commit()
+    assert said in own_plant.run("audit", "verify", expect=8).stderr
