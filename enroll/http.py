@@ -139,9 +139,10 @@ class EstDoor:
         proof = await self._authenticate(fleet, message, authorization, connected, now)
         csr = parse_csr(message.pkcs10)
         request_id = _request_id(request)
-        if request_id is None and (signed or proof.identity.method is not Method.IDEVID):
-            # A manufacturer's certificate is good for ever, and a device that was reset may send its old request with it and must not get
-            # its old certificate. With all other credentials, and in messages signed each time anew, the same request means the same.
+        if request_id is None and (signed or proof.identity.method is Method.CERTIFICATE):
+            # The same request with the same credential means the same: a replay gets what was made before, and nothing new. Not so with a
+            # token, which is good once (a device that wants to repeat names its request), nor with a manufacturer's certificate, which is
+            # good for ever: a device that was reset may send its old request and must not get its old certificate.
             request_id = message.digest
         act = self._enrolment.renew if renew else self._enrolment.enroll
         issued = await act(fleet, csr, proof, now, request_id=request_id)

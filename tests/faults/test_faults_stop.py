@@ -37,13 +37,14 @@ def finish(connection: ssl.SSLSocket) -> http.client.HTTPResponse:
 
 
 def test_requests_under_way_are_finished(own_plant) -> None:
-    """Half of them wait for the HSM to sign, of the others not even the body has come."""
+    """Half of them wait for the HSM to sign, of the others not even the body has come. One whose body never comes is cut off in time."""
     plant = own_plant
     plant.start("--workers", "2")
     context = trust(plant)
     tokens = plant.tokens("ecc-devices", *(f"last-{number}" for number in range(12)))
     requests = {serial: p256_request(serial) for serial in tokens}
     connections = {serial: begin(plant, context, serial, token, len(requests[serial])) for serial, token in tokens.items()}
+    stalled = begin(plant, context, "nobody", "no token", 100)
     idle = socket.create_connection(("127.0.0.1", plant.http), timeout=60)
     early, late = list(tokens)[:6], list(tokens)[6:]
     (hsm,) = plant.children("hsm")
@@ -64,8 +65,10 @@ def test_requests_under_way_are_finished(own_plant) -> None:
         connection.close()
     assert plant.service.wait(30) == 0
     plant.service = None
-    assert idle.recv(10) == b""
-    idle.close()
+    assert '"killed"' not in (plant.home / "serve.log").read_text()  # the worker ended by itself
+    for connection in (idle, stalled):
+        assert connection.recv(10) == b""
+        connection.close()
     assert sorted(oracles.issued(plant.home, "ecc-devices")) == sorted(tokens)
     for role in ("hsm", "worker", "scheduler"):
         assert plant.children(role) == []

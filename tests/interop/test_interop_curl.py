@@ -62,14 +62,15 @@ def test_names_asked_for_are_not_copied(workshop) -> None:
     assert f"URI:urn:ironroot:device:ecc-devices:{device.serial}" in text
 
 
-def test_the_same_request_once_more_gets_the_same_certificate(workshop) -> None:
+def test_a_request_with_a_name_may_be_repeated(workshop) -> None:
     """The answer was lost on the way; the token is used up, yet nothing is lost."""
     device = workshop.invited("ecc-devices")
-    csr = device.csr()
-    first, second = device.enroll(csr), device.enroll(base64.b64encode(csr))
+    csr, named = device.csr(), ("-H", f"Idempotency-Key: {'5e' * 32}")
+    first, second = device.enroll(csr, *named), device.enroll(base64.b64encode(csr), *named)
     assert first.status == second.status == 200
     assert first.body == second.body
     assert device.recorded() == ["issued"]
+    device.take(first)
 
 
 def test_simplereenroll_with_the_current_certificate(workshop) -> None:

@@ -77,7 +77,7 @@ def say(server: Server, context: ssl.SSLContext, name: str = "localhost") -> byt
 
 @pytest.fixture(scope="module")
 def platform(workshop):
-    return workshop.enrolled("ecc-platforms", "scada-7", names=("dns:localhost", "ip:127.0.0.1"))
+    return workshop.enrolled("ecc-platforms", names=("dns:localhost", "ip:127.0.0.1"))
 
 
 def test_device_and_platform_know_each_other(workshop, platform) -> None:

@@ -153,8 +153,7 @@ def test_reenrolment_takes_the_current_certificate_and_nothing_else(workshop) ->
     names = ("-addext", f"subjectAltName=URI:urn:ironroot:device:ecc-devices:{other.serial}")
     said(new.est("simplereenroll", *PKCS10, *one.as_client(), feed=new.csr(*names, subject="/")), 403, "name")
     # A key that another device has.
-    openssl("req", "-new", "-key", other.key, "-subj", "/", "-outform", "DER", "-out", "stolen", folder=new.folder)
-    said(new.est("simplereenroll", *PKCS10, *one.as_client(), feed=(new.folder / "stolen").read_bytes()), 403, "key")
+    said(new.est("simplereenroll", *PKCS10, *one.as_client(), feed=other.csr_again(subject="/")), 403, "key")
     assert [device.recorded() for device in (one, other, platform, fresh)] == [["issued"], ["issued"], ["issued"], []]
 
 
@@ -163,6 +162,19 @@ def test_reenrolment_with_a_revoked_certificate(workshop) -> None:
     new = device.next()
     said(new.est("simplereenroll", *PKCS10, *device.as_client(), feed=new.csr(subject="/")), 403, "superseded")
     assert device.recorded() == ["issued"]
+
+
+def test_keys_that_must_not_be_certified_again(workshop) -> None:
+    """That of another device, and one that was revoked because it may be in other hands, even for the same device."""
+    one, compromised = workshop.enrolled("ecc-devices"), workshop.revoked("ecc-devices", "keyCompromise")
+    other = workshop.invited("ecc-devices")
+    said(other.enroll(one.csr_again(subject=f"/CN={other.serial}")), 403, "another device")
+    said(other.enroll(compromised.csr_again(subject=f"/CN={other.serial}")), 403, "key")
+    assert other.recorded() == []
+    again = workshop.again(compromised)
+    said(again.enroll(compromised.csr_again()), 403, "new key")
+    again.take(again.enroll(again.csr()))
+    assert again.recorded() == ["issued", "issued"]
 
 
 def test_a_foreign_client_certificate_ends_in_the_handshake(workshop, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.client
 import ssl
 from dataclasses import dataclass
@@ -71,9 +72,11 @@ class Door:
         answer = self.connection.getresponse()
         return Reply(answer.status, {field.lower(): value for field, value in answer.getheaders()}, answer.read())
 
-    def enroll(self, fleet: str, serial: str, token: str, csr: bytes, **headers: str) -> Reply:
-        """simpleenroll with a one-time token."""
-        return self.ask("POST", f"/.well-known/est/{fleet}/simpleenroll", csr, Authorization=basic(serial, token), **headers)
+    def enroll(self, fleet: str, serial: str, token: str, csr: bytes) -> Reply:
+        """simpleenroll with a one-time token. The request is named after what is in it, so that it may be repeated when an answer is lost."""
+        name = hashlib.sha256(csr).hexdigest()
+        path = f"/.well-known/est/{fleet}/simpleenroll"
+        return self.ask("POST", path, csr, Authorization=basic(serial, token), Idempotency_Key=name)
 
 
 def basic(serial: str, token: str) -> str:

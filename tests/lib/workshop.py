@@ -73,8 +73,12 @@ class Device:
         kind = kind or ("SM2" if self.family == "sm2" else "P-256")
         openssl("genpkey", *KINDS[kind], "-out", self.key)
         digest = ("-sha256",) if kind != "SM2" else ("-sm3",) if id is None else ("-sm3", "-sigopt", id)
+        return self.csr_again(*digest, *arguments, subject=subject, form=form)
+
+    def csr_again(self, *arguments: str, subject: str | None = None, form: str = "DER") -> bytes:
+        """A request for the key that it has."""
         out = ("-subj", subject or f"/CN={self.serial}", "-outform", form, "-out", self.folder / "request")
-        openssl("req", "-new", "-key", self.key, *digest, *out, *arguments)
+        openssl("req", "-new", "-key", self.key, *out, *arguments)
         return (self.folder / "request").read_bytes()
 
     def est(self, operation: str, *arguments: str | Path, feed: bytes | None = None, fleet: str | None = None) -> Answer:
@@ -130,6 +134,11 @@ class Workshop:
         device = self.invited(fleet, serial, names=names)
         device.take(device.enroll(device.csr()))
         return device
+
+    def again(self, device: Device) -> Device:
+        """The same device with a new token, and no key yet."""
+        new = device.next()
+        return replace(new, token=self.plant.tokens(new.fleet, new.serial)[new.serial])
 
     def openssl_text(self, device: Device) -> str:
         """A device's certificate as openssl shows it."""
