@@ -137,7 +137,10 @@ class EstDoor:
         now = self._clock.now()
         message = est.decode(body, signed=signed)
         proof = await self._authenticate(fleet, message, authorization, connected, now)
-        csr = parse_csr(message.pkcs10)
+        try:
+            csr = parse_csr(message.pkcs10)
+        except Malformed as error:
+            raise type(error)(f"The certificate request cannot be taken: {error}. Make a new one.") from error
         request_id = _request_id(request)
         if request_id is None and (signed or proof.identity.method is Method.CERTIFICATE):
             # The same request with the same credential means the same: a replay gets what was made before, and nothing new. Not so with a

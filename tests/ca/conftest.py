@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from programs import missing
 
 from ca.migrate import upgrade
 from ca.model import LINT_PROOF, Identity, Invitation, Linted, Method, Tbs
@@ -77,7 +78,7 @@ def _programs() -> Path | None:
 def postgresql() -> Iterator[PostgreSQL]:
     programs = _programs()
     if programs is None:
-        pytest.skip("no PostgreSQL server (initdb) is installed")
+        missing("a PostgreSQL server (initdb)")
     pytest.importorskip("psycopg")
     become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     folder = Path(tempfile.mkdtemp(prefix="ir", dir="/tmp"))

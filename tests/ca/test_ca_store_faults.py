@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from programs import missing, need
 
 from ca import database as database_module
 from ca.audit import verify
@@ -171,7 +172,7 @@ def test_full_disk(sqlite_url: str, drafts: Any, folder: Path) -> None:
     disk.mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, check=False)
     if mount.returncode:
-        pytest.skip("may not mount a small file system here")
+        missing("the right to mount a small file system")
     try:
         shutil.copy(folder / "ironroot.db", disk / "full.db")
         with opened(f"sqlite:///{disk}/full.db") as (runner, store):
@@ -279,16 +280,16 @@ def test_sqlite_that_does_not_take_a_setting(sqlite_url: str, monkeypatch: pytes
         asyncio.run(SqlStore.open(sqlite_url, lock_file=None))
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_fsync_that_failed_is_not_repeated(sqlite_url: str, folder: Path, drafts: Any) -> None:
     """What was written may be on the disk or not: the process must stop, not go on as if it were."""
+    need("strace")
     with opened(sqlite_url) as (runner, store):
         invitation = drafts.invitation("pump-1")
         runner.run(store.invite([invitation], drafts.now, actor="op"))
     strace = ["strace", "-f", "-q", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO"]
     code, told = attempt(sqlite_url, folder, invitation.token_sha256, None, *strace)
     if "ptrace" in told:
-        pytest.skip("may not trace here")
+        missing("the right to trace")
     assert (code, told) == (1, "")  # Fatal, not Unavailable
     state, actions = look(sqlite_url, drafts)
     assert (state, actions) in ((None, []), (State.INTENDED, [INTENDED]))

@@ -73,7 +73,7 @@ class Door:
         return Reply(answer.status, {field.lower(): value for field, value in answer.getheaders()}, answer.read())
 
     def enroll(self, fleet: str, serial: str, token: str, csr: bytes) -> Reply:
-        """simpleenroll with a one-time token. The request is named after what is in it, so that it may be repeated when an answer is lost."""
+        """simpleenroll with a one-time token. The request has a name, so that it may be repeated when an answer is lost."""
         name = hashlib.sha256(csr).hexdigest()
         path = f"/.well-known/est/{fleet}/simpleenroll"
         return self.ask("POST", path, csr, Authorization=basic(serial, token), Idempotency_Key=name)

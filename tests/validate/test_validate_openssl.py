@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from datetime import timedelta
 
 import pytest
+from programs import need
 
 from pkix import der, extensions
 from pkix.algorithms import KeyKind
@@ -16,13 +16,12 @@ from pkix.name import name
 from pkix.pem import encode
 from validate import Policy
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
-
 GOLD, SILVER, ANY = "1.3.6.1.4.1.55738.1.1", "1.3.6.1.4.1.55738.1.2", "2.5.29.32.0"
 
 
 def openssl(folder, leaf, chain, trust, now, *arguments, crls=()):
     """Whether ``openssl verify`` is content."""
+    need("openssl")
     for file, parties in (("leaf.pem", [leaf]), ("chain.pem", chain), ("trust.pem", trust)):
         (folder / file).write_text("".join(party.certificate.pem for party in parties))
     command = ["openssl", "verify", "-attime", str(int(now.timestamp())), "-x509_strict", "-CAfile", "trust.pem", *arguments]
