@@ -140,6 +140,8 @@ class Issuer:
 
     def _build(self, request: Authorized, now: datetime) -> Tbs:
         compiled = self.compiled(request.profile, request.authority)
+        if self._authority(request.authority).revoked:
+            raise Refused(f"The authority {request.authority} is revoked or held and issues nothing. Ask the administrator.")
         serial, identity, key = self._serials(), request.identity, request.csr.public_key
         built = compiled.tbs(serial=serial, now=now, subject_key=key, fleet=identity.fleet, device=identity.device, names=identity.names)
         return Tbs(

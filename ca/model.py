@@ -23,7 +23,8 @@ class Authority:
     """A CA: its certificate, where its key is, what stands above it.
 
     ``id`` is its name in URLs and commands (``ecc-issuing``); ``key`` the reference that the signer understands; ``parent`` the id of
-    the authority that certified it (its own for a root); ``chain`` its own certificate first, then upwards to the root.
+    the authority that certified it (its own for a root); ``chain`` its own certificate first, then upwards to the root. ``revoked``: it or
+    one above it is, or is held; it issues nothing more, and goes on saying what is revoked.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Authority:
     key: str
     parent: str
     chain: tuple[Certificate, ...]
+    revoked: bool = False
 
     @property
     def is_root(self) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from ca.group_commit import Verb
 from ca.model import Application, Authority, Decision, Identity, Invitation, Method, State
 from ca.records import among, each
-from ca.schema import applications, authorities, certificates, invitations, leases
+from ca.schema import applications, authorities, certificates, invitations, leases, revocations
 from ca.store_issue import US, actor_of
 from ca.transaction import Transaction
 from pkix.certificate import parse_certificate
@@ -20,6 +20,11 @@ from pkix.errors import Conflict, Fatal, NotFound
 
 _a, _l, _i = applications.c, leases.c, invitations.c
 OF_IT = (certificates.c.token == _i.token_sha256) & (certificates.c.state == State.ISSUED.value)
+REVOKED_AUTHORITIES = (
+    select(revocations.c.authority, revocations.c.serial)
+    .join(certificates, (certificates.c.authority == revocations.c.authority) & (certificates.c.serial == revocations.c.serial))
+    .join(authorities, authorities.c.spki_sha256 == certificates.c.spki_sha256)
+)
 INVITED = among(select(invitations, certificates.c.issued).select_from(invitations.outerjoin(certificates, OF_IT)), _i.token_sha256)
 
 
@@ -44,6 +49,7 @@ def add_authority(transaction: Transaction, authority: Authority, now: datetime)
 
 def read_authorities(connection: Connection) -> dict[str, Authority]:
     """All authorities by id, parents before children."""
+    revoked = {(row.authority, row.serial) for row in connection.execute(REVOKED_AUTHORITIES)}
     waiting = {row.id: row for row in connection.execute(select(authorities).order_by(authorities.c.created, authorities.c.id))}
     found: dict[str, Authority] = {}
     while waiting:
@@ -53,8 +59,10 @@ def read_authorities(connection: Connection) -> dict[str, Authority]:
         for row in ready:
             del waiting[row.id]
             certificate = parse_certificate(row.certificate)
-            above = () if row.parent == row.id else found[row.parent].chain
-            found[row.id] = Authority(row.id, certificate, row.key, row.parent, (certificate, *above))
+            above = None if row.parent == row.id else found[row.parent]
+            chain = (certificate, *(above.chain if above else ()))
+            ended = (row.parent, certificate.serial) in revoked or (above is not None and above.revoked)
+            found[row.id] = Authority(row.id, certificate, row.key, row.parent, chain, ended)
     return found
 
 
@@ -141,7 +149,8 @@ def lease(transaction: Transaction, name: str, holder: str, seconds: int, now: d
     """See ``ca.ports.Store.lease``."""
     connection = transaction.connection
     values: dict[str, Any] = {"holder": holder, "expires": now + timedelta(seconds=seconds)}
-    free = (_l.holder == holder) | (_l.expires <= now)
+    # One that ends later than a new one would was taken by a clock that stood ahead: nobody can be meant to wait for that.
+    free = (_l.holder == holder) | (_l.expires <= now) | (_l.expires > now + timedelta(seconds=seconds))
     if connection.execute(update(leases).where(_l.name == name, free).values(values)).rowcount:
         return True
     if connection.execute(select(_l.name).where(_l.name == name)).first() is not None:

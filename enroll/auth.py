@@ -118,9 +118,7 @@ def _manufacturer_serial(certificate: Certificate) -> str:
     """The device's serial number as its manufacturer wrote it: the one serialNumber attribute of the subject (IEEE 802.1AR 8.6)."""
     found = certificate.subject.get("serialNumber")
     if len(found) != 1 or not DEVICE.fullmatch(found[0]):
-        raise Unauthenticated(
-            "The subject of the device certificate has not one serialNumber of at most 64 letters, digits, '.' and '-'."
-        )
+        raise Unauthenticated("The subject of the device certificate has not one serialNumber of at most 64 letters, digits, '.' and '-'.")
     return found[0]
 
 

@@ -40,6 +40,9 @@ from policies.model import SEGMENT, Fleet
 BODY_SECONDS = 10.0
 """How long a body may take to arrive once its headers are here."""
 
+RENEW = "Ironroot-Renew"
+"""Header of an answer with a certificate: when the fleet wants it renewed, as two fractions of its life: from when on, and spread over what."""
+
 _PREFIX = "/.well-known/est"
 _REQUEST_ID = re.compile(r"[0-9a-fA-F]{64}")
 _METHODS = {"cacerts": ("GET", "HEAD"), "csrattrs": ("GET", "HEAD"), "simpleenroll": ("POST",), "simplereenroll": ("POST",)}
@@ -125,7 +128,9 @@ class EstDoor:
         if operation == "csrattrs":
             return _base64(est.encode_csrattrs(fleet.keys[0], wrap=wrap), est.CSRATTRS_TYPE)
         issued = await self._enroll(request, fleet, renew=operation == "simplereenroll")
-        return _base64(est.encode_certificates([issued.der], wrap=wrap), est.CERTIFICATES_TYPE)
+        answer = _base64(est.encode_certificates([issued.der], wrap=wrap), est.CERTIFICATES_TYPE)
+        answer.headers[RENEW] = f"{fleet.renew.after:g} {fleet.renew.window:g}"
+        return answer
 
     async def _enroll(self, request: web.Request, fleet: Fleet, *, renew: bool) -> Issued:
         signed = est.is_signed(request.headers.get("Content-Type", ""))

@@ -60,7 +60,7 @@ class Enrolment:
             raise Refused("An administrator denied this request. Ask why; a new key makes a new request.")
         if application.decision is Decision.PENDING:
             raise Pending(
-                f"The request waits for an administrator (ironroot device approve --fleet {identity.fleet} --serial {identity.device}). "
+                f"The request waits for an administrator (ironroot device approve {identity.device} --fleet {identity.fleet}). "
                 "Repeat it with the same key.",
                 retry_after=PENDING_RETRY,
             )

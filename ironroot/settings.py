@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ironroot.files import write_atomically
 from pkix.errors import Conflict, Malformed, NotFound
 from policies.compile import Urls
 
@@ -77,6 +78,12 @@ class Listener(_Part):
     host: Address = "127.0.0.1"
     port: Port
     public_url: Url | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if ipaddress.ip_address(self.host).is_unspecified and self.public_url is None:
+            raise ValueError(f'with host = "{self.host}", public_url has to say by which name the others reach it')
+        return self
 
 
 class TlsListener(Listener):
@@ -200,23 +207,26 @@ class Settings(_Part):
             raise Malformed(f"{file}: {error}") from None
 
 
-def write_default(home: Path, http_port: int | None, https_port: int | None, organization: str) -> None:
-    """Writes ``home/ironroot.toml`` unless it is there.
+def write_default(home: Path, http_port: int | None, https_port: int | None, organization: str | None) -> None:
+    """Writes ``home/ironroot.toml``, for its owner only, unless it is there.
 
     Raises:
-        Conflict: it is there and says other ports than the ones asked for now.
+        Conflict: it is there and says something else than what is asked for now.
     """
     file = home / "ironroot.toml"
     if file.exists():
         settings = Settings.load(home)
-        for asked, said in ((http_port, settings.http.port), (https_port, settings.https.port)):
+        for what, asked, said in (
+            ("http.port", http_port, settings.http.port),
+            ("https.port", https_port, settings.https.port),
+            ("organization", organization, settings.organization),
+        ):
             if asked is not None and asked != said:
-                raise Conflict(f"{file} says port {said}, not {asked}. Certificates carry these addresses: change the file on purpose.")
+                raise Conflict(f"{file} says {what} = {said}, not {asked}. Certificates carry it: change the file on purpose.")
         return
-    text = _TEMPLATE.format(
-        http_port=http_port or 8080, https_port=https_port or 8443, organization=organization.replace("\\", "\\\\").replace('"', '\\"')
-    )
-    file.write_text(text, encoding="utf-8")
+    organization = (organization or "ironroot").replace("\\", "\\\\").replace('"', '\\"')
+    text = _TEMPLATE.format(http_port=http_port or 8080, https_port=https_port or 8443, organization=organization)
+    write_atomically(file, text.encode(), mode=0o600)
 
 
 def _host(address: str) -> str:

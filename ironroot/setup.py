@@ -14,6 +14,8 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import structlog
+
 from ca.authority import certify_responder, create_issuing, create_root
 from ca.crl import publish
 from ca.migrate import upgrade
@@ -33,16 +35,18 @@ from pkix.name import name
 from pkix.privatekey import generate
 from policies import loader
 
+log = structlog.get_logger("setup")
+
 FAMILIES = {"ecc": KeyKind.P_256, "sm2": KeyKind.SM2}
 TLS_FLEET, TLS_DEVICE = "ecc-platforms", "ironroot-service"
 _PATIENCE = 30  # seconds that a second `init` waits for what an interrupted one left in the middle
 
 
-async def initialise(home: Path, *, http_port: int | None, https_port: int | None, organization: str) -> Settings:
+async def initialise(home: Path, *, http_port: int | None, https_port: int | None, organization: str | None) -> Settings:
     """Makes the folder, the HSM, the database, the authorities of both families and what they publish.
 
     Raises:
-        Conflict: ``home`` exists already with other ports.
+        Conflict: ``home`` exists already with other ports or another organization.
         Malformed: settings or policies there that are not valid.
     """
     home = home.absolute()
@@ -66,22 +70,26 @@ async def initialise(home: Path, *, http_port: int | None, https_port: int | Non
 
 
 async def prepare(here: Installation) -> None:
-    """What must be there before anybody is served: self-tests passed, schema current, OCSP signers, CRLs, the TLS certificate."""
+    """What must be there before anybody is served: self-tests passed, OCSP signers, CRLs, the TLS certificate."""
     sm2.self_test()
-    await asyncio.to_thread(upgrade, here.settings.database_url)
     await here.reload_authorities()
     await here.issuer.recover(here.clock.now(), here.clock.now())
     for authority in list(here.authorities.values()):
         await ensure_responder(here, authority)
-        await ensure_crl(here, authority)
+        try:
+            await ensure_crl(here, authority)
+        except Conflict as error:  # the clock was ahead once: what it signed then stands until it has been caught up with
+            log.error("crl_not_made", authority=authority.id, error=str(error))
     await ensure_tls(here)
 
 
 async def ensure_responder(here: Installation, authority: Authority) -> None:
-    """A delegated OCSP signer with more than a third of its life left."""
+    """A delegated OCSP signer that is not revoked and has more than a third of its life left; none for an authority that is revoked."""
+    if authority.revoked:
+        return
     profile = responder_profile(authority)
     newest = await here.store.newest(profile, f"{authority.id}-ocsp")
-    if newest is None or worn(newest, here.clock.now()):
+    if newest is None or newest.revocation is not None or worn(newest, here.clock.now()):
         await certify_responder(authority, profile, signer=here.signer, issuer=here.issuer, now=here.clock.now())
 
 

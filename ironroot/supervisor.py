@@ -101,6 +101,7 @@ class Child:
 
 async def serve(settings: Settings, workers: int) -> None:
     """Runs until SIGTERM or SIGINT. Raises Conflict where a port is taken, Unavailable where the HSM does not start."""
+    from ca.migrate import upgrade
     from ironroot.setup import prepare
     from ironroot.wire import installation
 
@@ -110,6 +111,7 @@ async def serve(settings: Settings, workers: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    await asyncio.to_thread(upgrade, settings.database_url)
     async with hsm(settings):
         async with installation(settings) as here:
             await prepare(here)

@@ -52,6 +52,16 @@ _ERRORS: dict[int, type[IronrootError]] = {
     429: Limited,
 }
 
+# What to do about a certificate at whose sight the server ends the connection: that of the manufacturer, the device's own, the new one.
+_SHUNNED = {
+    "simpleenroll": "The server ended the connection when it saw this certificate: it does not trust its issuer, or it has expired. Ask the "
+    "administrator to trust the manufacturer (ironroot fleet trust {fleet} CA.pem), or use an invitation.",
+    "simplereenroll": "The server ended the connection when it saw this device's certificate: it has expired or was revoked, or the server "
+    "no longer trusts its issuer. Enrol again (ironroot-device up --replace) with an invitation or the manufacturer's certificate.",
+    "csrattrs": "The server ended the connection when it saw the certificate that it has just issued; it is not used. Ask the administrator "
+    "which issuers of client certificates the server, or the proxy before it, trusts, then repeat the command.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
@@ -99,7 +109,7 @@ class EstClient:
     """
 
     def __init__(self, url: str, fleet: str, roots: str, clock: Clock) -> None:
-        self._url, self._base, self._roots, self._clock = url, f"/.well-known/est/{fleet}", roots, clock
+        self._url, self._fleet, self._roots, self._clock = url, fleet, roots, clock
 
     def cacerts(self) -> list[Certificate]:
         """The CA certificates, roots among them (RFC 7030 4.1). Raises NotValid if the answer is unusable, and as ``enroll``."""
@@ -117,7 +127,8 @@ class EstClient:
             All certificates of the answer, ours somewhere among them.
 
         Raises:
-            Pending: an administrator has to approve. Unauthenticated, Refused, NotFound, Conflict, Malformed: the server's final word.
+            Pending: an administrator has to approve. Unauthenticated, Refused, NotFound, Conflict, Malformed: the server's final word;
+                Refused also if its TLS ends every connection that shows this certificate, and no other.
             Limited, Unavailable: worth repeating; OutcomeUnknown: the same, and it may have been done already.
             NotValid: the server is not the one that we trust, or its answer is unusable.
         """
@@ -143,9 +154,33 @@ class EstClient:
         return answer.body
 
     def _send(self, method: str, operation: str, body: bytes | None, headers: dict[str, str], proof: Proof) -> _Answer:
+        try:
+            return self._attempt(method, operation, body, headers, proof)
+        except Unavailable as failure:
+            if proof.tls is not None and _ended(failure) and self._shuns(proof.tls):
+                raise Refused(_SHUNNED[operation].format(fleet=self._fleet)) from None
+            raise
+
+    def _shuns(self, credential: Credential) -> bool:
+        """Whether the server answers whoever shows no certificate, and ends the connection when it sees this one.
+
+        It need not say why, and in TLS 1.3 the handshake is over by then. A server that died over our request looks the same from here,
+        and what was asked for may have been done: only a second connection that ends the same way, over nothing but a GET, tells them apart.
+        """
+        try:
+            self._attempt("GET", "cacerts", None, {}, NOBODY)
+        except Unavailable:
+            return False
+        try:
+            self._attempt("GET", "cacerts", None, {}, Proof(tls=credential))
+        except Unavailable as failure:
+            return _ended(failure)
+        return False
+
+    def _attempt(self, method: str, operation: str, body: bytes | None, headers: dict[str, str], proof: Proof) -> _Answer:
         if proof.basic is not None:
             headers = {**headers, "Authorization": "Basic " + base64.b64encode(":".join(proof.basic).encode()).decode()}
-        path = f"{self._base}/{operation}"
+        path = f"/.well-known/est/{self._fleet}/{operation}"
         try:
             answer = _exchange(self._url, self._context(proof.tls), method, path, body, headers)
         except _ClockBehind:
@@ -205,13 +240,17 @@ def _exchange(
         raise NotValid(f"{host} is not the server that this device trusts ({error.verify_message}); nothing was sent to it") from None
     except (OSError, http.client.HTTPException) as error:
         reason = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__)
-        if isinstance(error, ssl.SSLError) and re.search("ALERT_(BAD_CERT|CERT|UNKNOWN_CA|UNSUPPORTED_CERT|ACCESS|DECRYPT_ERROR)", reason):
-            raise Refused(f"{host} does not accept this device's certificate ({reason})") from None
         if sent and method != "GET":
-            raise OutcomeUnknown(f"{host} did not answer ({reason}); repeat the command, it asks for the same certificate again") from None
-        raise Unavailable(f"{host} cannot be reached ({reason})") from None
+            raise OutcomeUnknown(f"{host} did not answer ({reason}); repeat the command, it asks for the same certificate again") from error
+        raise Unavailable(f"{host} cannot be reached ({reason})") from error
     finally:
         connection.close()
+
+
+def _ended(failure: Unavailable) -> bool:
+    """Whether the other side ended a connection that stood: by an alert of TLS, by a reset, or by just closing it; not a timeout."""
+    cause = failure.__cause__
+    return isinstance(cause, (ConnectionError, ssl.SSLError)) and not isinstance(cause, ConnectionRefusedError)
 
 
 def _check_end(connection: http.client.HTTPSConnection, now: datetime) -> None:

@@ -51,7 +51,8 @@ def tail(
         head = await here.store.audit_head()
         after = max(0, head.seq - number) if head else 0
         return [
-            {"seq": e.seq, "at": views.moment(e.at), "actor": e.actor, "action": e.action, "subject": e.subject, "detail": dict(e.detail)}
+            {"seq": e.seq, "at": views.moment(e.at), "actor": e.actor, "action": e.action, "subject": e.subject}
+            | {"detail": dict(e.detail), "digest": e.digest.hex()}
             async for e in here.store.audit_entries(after)
         ]
 

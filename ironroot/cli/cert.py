@@ -201,5 +201,5 @@ def _would_change(record: Record, reason: Reason | None) -> bool:
 
 def _question(reason: Reason | None, count: int) -> str:
     if reason is None:
-        return _("Lift the hold of so many certificates:") + f" {count}?"
-    return _("Revoke so many certificates:") + f" {count} ({reason.name})?"
+        return _("Lift these holds?") + f" ({count})"
+    return _("Revoke these certificates?") + f" ({count}, {reason.name})"

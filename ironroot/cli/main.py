@@ -12,7 +12,7 @@ from ironroot.cli import audit, ca, cert, crl, device, fleet
 from ironroot.cli.common import DEFAULT_HOME, EXIT_CODES, Format, Home, Output, emit, examples, run, say, sub_app, with_installation
 from ironroot.i18n import _
 from ironroot.log import configure
-from pkix.errors import IronrootError
+from pkix.errors import IronrootError, Unavailable
 
 app = sub_app(_("Certificate trust for the industrial internet.") + " " + EXIT_CODES)
 app.add_typer(ca.app, name="ca")
@@ -31,7 +31,7 @@ def init(
     home: Home = DEFAULT_HOME,
     http_port: Annotated[int | None, typer.Option(min=1, max=65535, help=_("Port for OCSP, CRLs and CA certificates (8080)."))] = None,
     https_port: Annotated[int | None, typer.Option(min=1, max=65535, help=_("Port for enrolment over TLS (8443)."))] = None,
-    organization: Annotated[str, typer.Option(help=_("Organization in the subjects of certificates."))] = "ironroot",
+    organization: Annotated[str | None, typer.Option(help=_("Organization in the subjects of certificates."))] = None,
     output: Format = Output.TABLE,
 ) -> None:
     from ironroot.setup import initialise
@@ -108,7 +108,10 @@ def status(home: Home = DEFAULT_HOME, output: Format = Output.TABLE) -> None:
         shown["audit"] = 0 if head is None else head.seq
         return shown
 
-    emit(with_installation(home, work), output)
+    shown = with_installation(home, work)
+    emit(shown, output)
+    if not shown["hsm"] == shown["database"] == "ok":
+        raise typer.Exit(Unavailable.exit_code)
 
 
 @app.command(help=_("Print the version."), epilog=examples("ironroot version"))

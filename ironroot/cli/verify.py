@@ -23,7 +23,11 @@ def verify_file(file: Path, home: Path, chain: Path | None, purpose: str, trust:
     try:
         leaf, *rest = _presented(file)
         extra = rest + (_certificates(chain) if chain else [])
-        anchors = _certificates(trust) if trust else _roots(home)
+        if trust:
+            anchors = _certificates(trust)
+        else:
+            anchors, ours = _own(home)
+            extra += ours
     except IronrootError as error:
         fail(error)
 
@@ -66,16 +70,17 @@ def _certificates(file: Path) -> list[bytes]:
     return pem.certificates(raw)
 
 
-def _roots(home: Path) -> list[bytes]:
-    """The roots of this installation, from its database."""
+def _own(home: Path) -> tuple[list[bytes], list[bytes]]:
+    """The roots of this installation, and its other authorities, from its database."""
     from ca.store_sql import SqlStore
 
     settings = with_settings(home)
 
-    async def work() -> list[bytes]:
+    async def work() -> tuple[list[bytes], list[bytes]]:
         store = await SqlStore.open(settings.database_url, lock_file=settings.database_lock)
         try:
-            return [a.certificate.der for a in (await store.authorities()).values() if a.is_root]
+            authorities = (await store.authorities()).values()
+            return [a.certificate.der for a in authorities if a.is_root], [a.certificate.der for a in authorities if not a.is_root]
         finally:
             await store.close()
 
