@@ -39,7 +39,9 @@ class Answered(Exception):
             case "bad_request" | "data_len_range":
                 return Fatal(f"the HSM does not understand this service: {self.text}; both have to be of the same version")
             case "locked":
-                return Unavailable("the HSM is locked; unlock it with its PIN", retry_after=RETRY_AFTER)
+                return Unavailable(
+                    "the HSM was locked on purpose; restart `ironroot serve`, which logs in with the PIN file", retry_after=RETRY_AFTER
+                )
             case "user_not_logged_in":
                 return Unavailable("the HSM ended our login; try again", retry_after=RETRY_AFTER)
             case _:

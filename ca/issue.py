@@ -158,6 +158,7 @@ class Issuer:
             token=request.token,
             idempotency=request.idempotency,
             key=request.key,
+            application=request.application,
         )
 
     def _lint(self, tbs: Tbs) -> Linted:

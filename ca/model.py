@@ -74,7 +74,7 @@ class Authorized:
 
     ``token`` is the SHA-256 of the one-time token to burn with the intent, if that was the proof. ``idempotency`` (32 octets or None)
     names the request: a repetition gets the certificate that the first one got. ``key`` is the signer's reference when the key is one
-    of our own (OCSP signers), else None.
+    of our own (OCSP signers), else None. ``application`` is the one whose approval this uses up, where an administrator had to approve.
     """
 
     csr: Csr
@@ -84,6 +84,7 @@ class Authorized:
     token: bytes | None = None
     idempotency: bytes | None = None
     key: str | None = None
+    application: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Tbs:
     token: bytes | None = None
     idempotency: bytes | None = None
     key: str | None = None
+    application: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +247,11 @@ class Invitation:
 
 
 class Decision(StrEnum):
-    """State of a request that waits for an administrator."""
+    """State of a request that waits for an administrator. ``USED``: approved, and the certificate that this was good for was begun."""
 
     PENDING = "pending"
     APPROVED = "approved"
+    USED = "used"
     DENIED = "denied"
 
 

@@ -80,26 +80,31 @@ class Store(Protocol):
 
     # Issuance
     async def intend(self, linted: Linted, now: datetime) -> Intent | Issued:
-        """Records the intent, burning its token in the same transaction.
+        """Records the intent, burning its token and using up its approval in the same transaction.
 
-        Returns an ``Intent`` to sign: a new one, or the unfinished one of the same token and key once that is older than ``STALE``
-        seconds; or the ``Issued`` of an earlier request with the same ``idempotency``.
+        Returns an ``Intent`` to sign: a new one, or the unfinished one of the same token and key once nobody took it up for ``STALE``
+        seconds; or the ``Issued`` of an earlier request with the same ``idempotency``, which spends nothing.
 
         Raises:
             Unauthenticated: the token is unknown, expired, of another fleet or device, or used.
             SerialTaken: draw another serial.
-            Conflict: the token's request is still being worked on.
-            Refused: the key was revoked for compromise, belongs to an authority, or is certified for another device.
+            Conflict: the token's request is still being worked on, or the certificate that the same request got is no longer good.
+            Refused: the key was revoked for compromise, belongs to an authority, or is certified for another device; the approval was
+                used; the certificate that renews is revoked or held by now. To a manufacturer's certificate: a certificate of the device
+                is held, or revoked for anything but superseded and cessationOfOperation, or all were got with other credentials.
         """
 
     async def record(self, intent: Intent, der: bytes, now: datetime) -> Issued:
         """Intent → issued. If somebody finished it before, returns what they recorded."""
 
     async def unfinished(self, created_before: datetime) -> list[Intent]:
-        """Intents without a certificate, oldest first: what recovery works on."""
+        """Intents without a certificate, oldest first: what recovery works on.
+
+        One that holds a token is left to its device for ``PATIENCE`` seconds more.
+        """
 
     async def abandon(self, intent: Intent, now: datetime) -> None:
-        """For an intent that was certainly never signed: its serial is dead, its token is good again."""
+        """For an intent that was certainly never signed: its serial is dead, its token and its approval are good again."""
 
     # Status and revocation
     async def status(self, authority: str, serial: int) -> Status | None:
@@ -141,15 +146,18 @@ class Store(Protocol):
         """Records that a device asks for approval of this key, or returns the application that it made before."""
 
     async def applications(self, decision: Decision | None = None) -> list[Application]: ...
-    async def decide(self, fleet: str | None, device: str, decision: Decision, now: datetime, *, actor: str) -> list[Application]:
-        """Decides all pending applications of a device. Raises NotFound if there is none."""
+    async def decide(self, ids: Sequence[int], decision: Decision, now: datetime, *, actor: str) -> list[Application]:
+        """Decides the applications ``ids``: those that the administrator was shown, and no others.
+
+        Raises NotFound if one of them is not pending any more (and then changes nothing).
+        """
 
     # CRLs
     async def next_crl_number(self, authority: str) -> int:
         """Reserves and returns the next number; a number that is reserved is never given again."""
 
     async def publish_crl(self, crl: CrlRecord, now: datetime) -> None:
-        """Raises Conflict unless its number is above the published one and thisUpdate not before it."""
+        """Raises Conflict unless its number is above the published one."""
 
     async def latest_crl(self, authority: str) -> CrlRecord | None: ...
     async def latest_crl_number(self, authority: str) -> int | None:
@@ -178,6 +186,12 @@ class Store(Protocol):
 
 
 STALE = 10  # seconds after which nobody works on an intent any more; longer than every deadline on the way (signer: 5 s)
+
+PATIENCE = 600
+"""Seconds for which recovery leaves an intent with a token to whoever holds the token.
+
+A device that did not name its request gets a certificate only by finishing the intent itself: once recovery has, the token counts as
+used, and the device needs a new one. Ten minutes outlast a restart of the service or of the device."""
 
 
 def first_of(records: Iterable[Record]) -> Record | None:

@@ -107,6 +107,23 @@ invitations = Table(
     sqlite_with_rowid=False,
 )
 
+# An approval (``used``) is good for one certificate, which names the application. Abandoning gives it back.
+applications = Table(
+    "applications",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=False),
+    Column("fleet", Text, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("decided", Moment),
+    UniqueConstraint("device", "fleet", "spki_sha256"),
+    CheckConstraint("decision IN ('pending', 'approved', 'used', 'denied')", name="decision"),
+    CheckConstraint("(decision = 'pending') = (decided IS NULL)", name="decided"),
+)
+
 # No foreign key to authorities: an authority's own certificate is intended before there is an authority.
 # ``token`` is what burns an invitation: UNIQUE, so that of all that ask with it one row can stand. Abandoning lets go of it.
 certificates = Table(
@@ -133,6 +150,7 @@ certificates = Table(
     Column("key", Text),
     Column("token", LargeBinary, ForeignKey("invitations.token_sha256")),
     Column("idempotency", LargeBinary),
+    Column("application", Id, ForeignKey("applications.id")),
     Column("tbs_sha256", LargeBinary, nullable=False),  # of what was linted; outlives tbs
     Column("tbs", LargeBinary),
     Column("sha256", LargeBinary),
@@ -195,22 +213,6 @@ crls = Table(
     Column("sha256", LargeBinary),
     Column("der", LargeBinary),
     PrimaryKeyConstraint("authority", "number"),
-)
-
-applications = Table(
-    "applications",
-    metadata,
-    Column("id", Id, primary_key=True, autoincrement=False),
-    Column("fleet", Text, nullable=False),
-    Column("device", Text, nullable=False),
-    Column("spki_sha256", LargeBinary, nullable=False),
-    Column("method", Text, nullable=False),
-    Column("decision", Text, nullable=False),
-    Column("created", Moment, nullable=False),
-    Column("decided", Moment),
-    UniqueConstraint("device", "fleet", "spki_sha256"),
-    CheckConstraint("decision IN ('pending', 'approved', 'denied')", name="decision"),
-    CheckConstraint("(decision = 'pending') = (decided IS NULL)", name="decided"),
 )
 
 leases = Table(

@@ -17,6 +17,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import structlog
+
 from ca.hsm_link import RETRY_AFTER, Answered, Link
 from ca.model import Signable
 from ca.ports import Signer
@@ -27,6 +29,7 @@ MAX_ITEMS, MAX_DATA = 256, 4 << 20  # of one sign_many: items, and octets of the
 GENERATE_DEADLINE = 60.0  # seconds; an RSA key takes its time
 _NO_ANSWER = "the HSM was asked and did not answer in time"
 _HANGS = "the HSM does not answer; it is asked again in a moment"
+log = structlog.get_logger("ca.signer")
 
 
 class _Item(NamedTuple):
@@ -227,6 +230,7 @@ class NativeSigner(Signer):
         except Answered as answer:
             if answer.code == "pin_incorrect":
                 self._refused_pin = version
+                log.warning("hsm.pin_wrong", file=str(self._pin_file), answer=answer.text)
                 raise Unavailable("the HSM PIN is wrong; put the right one into the PIN file") from None
             raise
         self._refused_pin = None

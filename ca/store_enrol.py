@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ca.group_commit import Verb
 from ca.model import Application, Authority, Decision, Identity, Invitation, Method, State
-from ca.records import among, each
+from ca.records import LAST_ID, among, each
 from ca.schema import applications, authorities, certificates, invitations, leases, revocations
 from ca.store_issue import US, actor_of
 from ca.transaction import Transaction
@@ -26,6 +26,8 @@ REVOKED_AUTHORITIES = (
     .join(authorities, authorities.c.spki_sha256 == certificates.c.spki_sha256)
 )
 INVITED = among(select(invitations, certificates.c.issued).select_from(invitations.outerjoin(certificates, OF_IT)), _i.token_sha256)
+BY_ID = among(select(applications), _a.id)
+PENDING = BY_ID.where(_a.decision == Decision.PENDING.value)
 
 
 def add_authority(transaction: Transaction, authority: Authority, now: datetime) -> None:
@@ -115,21 +117,18 @@ def apply(transaction: Transaction, identity: Identity, spki_sha256: bytes, now:
     return _application(connection.execute(select(applications).where(_a.id == number)).one())
 
 
-def decide(transaction: Transaction, fleet: str | None, device: str, decision: Decision, now: datetime, *, actor: str) -> list[Application]:
+def decide(transaction: Transaction, ids: Sequence[int], decision: Decision, now: datetime, *, actor: str) -> list[Application]:
     """See ``ca.ports.Store.decide``."""
     connection = transaction.connection
-    pending = [_a.device == device, _a.decision == Decision.PENDING.value]
-    if fleet is not None:
-        pending.append(_a.fleet == fleet)
-    found = connection.execute(select(applications).where(*pending).order_by(_a.id)).all()
-    if not found:
-        raise NotFound(f"No request of device {device} waits for a decision.")
-    ids = [row.id for row in found]
-    connection.execute(update(applications).where(_a.id.in_(ids)).values(decision=decision.value, decided=now))
-    for row in found:
+    possible = {number for number in ids if 0 < number <= LAST_ID}
+    pending = {row.id: row for row in each(connection, PENDING, possible)}
+    if not pending.keys() >= set(ids):
+        raise NotFound("A request does not wait for a decision any more. Look again at which do, then decide.")
+    for number, row in sorted(pending.items()):
+        connection.execute(update(applications).where(_a.id == number).values(decision=decision.value, decided=now))
         subject = f"{row.fleet}/{row.device}"
-        transaction.audit(actor, f"device.{decision.value}", subject, now, application=row.id, spki_sha256=row.spki_sha256.hex())
-    return [_application(row) for row in connection.execute(select(applications).where(_a.id.in_(ids)).order_by(_a.id))]
+        transaction.audit(actor, f"device.{decision.value}", subject, now, application=number, spki_sha256=row.spki_sha256.hex())
+    return sorted((_application(row) for row in each(connection, BY_ID, pending)), key=lambda one: one.id)
 
 
 def read_applications(connection: Connection, decision: Decision | None) -> list[Application]:

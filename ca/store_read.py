@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Select, insert, literal_column, select
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Select, insert, literal_column, select
 from ca.audit import Checkpoint
 from ca.group_commit import Verb
 from ca.model import AuditEntry, Intent, Record, State, Status
+from ca.ports import PATIENCE
 from ca.records import INTENTS, LAST_SERIAL, RECORDS, STATUS, among, each, intent_of, records, status_of
 from ca.schema import audit, certificates, checkpoints
 from ca.transaction import ENTRY_DIGEST, Transaction, entry_of
@@ -36,7 +37,8 @@ status: Verb[Connection, tuple[str, int], Status | None] = Verb("status", _statu
 
 def unfinished(connection: Connection, created_before: datetime) -> list[Intent]:
     """See ``ca.ports.Store.unfinished``."""
-    return [intent_of(row) for row in connection.execute(UNFINISHED.where(_c.created < created_before))]
+    nobodys = _c.token.is_(None) | (_c.created < created_before - timedelta(seconds=PATIENCE))
+    return [intent_of(row) for row in connection.execute(UNFINISHED.where(_c.created < created_before, nobodys))]
 
 
 def by_sha256(connection: Connection, prefix: bytes, nibble: str) -> list[Record]:

@@ -202,8 +202,8 @@ class SqlStore:
     async def applications(self, decision: Decision | None = None) -> list[Application]:
         return await self._read(store_enrol.read_applications, decision)
 
-    async def decide(self, fleet: str | None, device: str, decision: Decision, now: datetime, *, actor: str) -> list[Application]:
-        return await self._write(store_enrol.decide, fleet, device, decision, now, actor=actor)
+    async def decide(self, ids: Sequence[int], decision: Decision, now: datetime, *, actor: str) -> list[Application]:
+        return await self._write(store_enrol.decide, ids, decision, now, actor=actor)
 
     # CRLs
 

@@ -31,12 +31,13 @@ _ASK_AGAIN = "Ask the administrator for a new invitation (ironroot device invite
 class Proof:
     """What an authenticator found out.
 
-    ``token`` is the SHA-256 of the one-time token to burn, if that was the proof. ``current`` is the device's certificate of ours that it
-    authenticated with, if that was it.
+    ``token`` is the SHA-256 of the one-time token to burn, if that was the proof, and ``used`` whether a certificate was got with it
+    already. ``current`` is the device's certificate of ours that it authenticated with, if that was it.
     """
 
     identity: Identity
     token: bytes | None = None
+    used: bool = False
     current: Certificate | None = None
 
 
@@ -69,7 +70,8 @@ class Authenticator:
             raise Unauthenticated("The one-time token was made for another device. Its serial number is the user name.")
         if invitation.used is None and now >= invitation.expires:
             raise Unauthenticated(f"The one-time token expired at {invitation.expires:%F %TZ}. {_ASK_AGAIN}")
-        return Proof(Identity(fleet.id, device, Method.TOKEN, digest.hex(), invitation.names), token=digest)
+        identity = Identity(fleet.id, device, Method.TOKEN, digest.hex(), invitation.names)
+        return Proof(identity, token=digest, used=invitation.used is not None)
 
     async def certificate(self, fleet: Fleet, certificate: Certificate, presented: Sequence[Certificate], now: datetime) -> Proof:
         """A certificate whose key the caller holds: the device's current one of ours, or its manufacturer's (IDevID).

@@ -41,7 +41,7 @@ BODY_SECONDS = 10.0
 """How long a body may take to arrive once its headers are here."""
 
 RENEW = "Ironroot-Renew"
-"""Header of an answer with a certificate: when the fleet wants it renewed, as two fractions of its life: from when on, and spread over what."""
+"""Header of an answer with a certificate: when the fleet wants it renewed, as two fractions of its life: from when on, spread over what."""
 
 _PREFIX = "/.well-known/est"
 _REQUEST_ID = re.compile(r"[0-9a-fA-F]{64}")

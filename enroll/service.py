@@ -42,9 +42,11 @@ class Enrolment:
         """
         _check_wishes(fleet, csr)
         _check_subject(csr, proof.identity)
-        if fleet.approval == "manual" and proof.identity.method is not Method.CERTIFICATE:
-            await self._approved(proof.identity, csr, now)
-        return await self._issue(fleet, csr, proof, now, request_id)
+        application = None
+        # A token that is used gets nothing new: only the store can tell whether this is the request that used it.
+        if fleet.approval == "manual" and proof.identity.method is not Method.CERTIFICATE and not proof.used:
+            application = await self._approved(proof.identity, csr, now)
+        return await self._issue(fleet, csr, proof, now, request_id, application)
 
     async def renew(self, fleet: Fleet, csr: Csr, proof: Proof, now: datetime, *, request_id: bytes | None = None) -> Issued:
         """A new certificate for a device that authenticated with its current one (RFC 7030 4.2.2). Raises as ``enroll``."""
@@ -54,7 +56,8 @@ class Enrolment:
         _check_same(csr, proof.current)
         return await self._issue(fleet, csr, proof, now, request_id)
 
-    async def _approved(self, identity: Identity, csr: Csr, now: datetime) -> None:
+    async def _approved(self, identity: Identity, csr: Csr, now: datetime) -> int:
+        """The id of the approved application. One whose approval was used goes on to the store, which knows an earlier request again."""
         application = await self._store.apply(identity, csr.public_key.sha256, now)
         if application.decision is Decision.DENIED:
             raise Refused("An administrator denied this request. Ask why; a new key makes a new request.")
@@ -64,8 +67,11 @@ class Enrolment:
                 "Repeat it with the same key.",
                 retry_after=PENDING_RETRY,
             )
+        return application.id
 
-    async def _issue(self, fleet: Fleet, csr: Csr, proof: Proof, now: datetime, request_id: bytes | None) -> Issued:
+    async def _issue(
+        self, fleet: Fleet, csr: Csr, proof: Proof, now: datetime, request_id: bytes | None, application: int | None = None
+    ) -> Issued:
         request = Authorized(
             csr=csr,
             identity=proof.identity,
@@ -73,6 +79,7 @@ class Enrolment:
             authority=fleet.authority,
             token=proof.token,
             idempotency=None if request_id is None else _idempotency(proof.identity, csr, request_id),
+            application=application,
         )
         return await self._issuer.issue(request, now)
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import fcntl
 import os
 import resource
 import signal
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hsm_sim import files
 from hsm_sim.native import Door
 from hsm_sim.signing import Signing
 from hsm_sim.signlog import SignLog, SyncFailed
 from hsm_sim.token import Token, initialise
-from pkix.errors import Conflict, Fatal, IronrootError, NotFound
+from pkix.errors import Fatal, IronrootError, NotFound
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
-_LOCK_PATIENCE = 5.0  # seconds that a predecessor may take to end
 
 
 def _harden(*, with_parent: bool) -> None:
@@ -41,16 +39,7 @@ def _lock(home: Path) -> None:
     """Takes the home for this process, for as long as it lives. Raises NotFound, Conflict."""
     if not (home / "token").exists():
         raise NotFound(f"no token in {home}: run `python -m hsm_sim init --home {home}` first")
-    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + _LOCK_PATIENCE
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise Conflict(f"another HSM process serves {home}; stop that one first") from error
-            time.sleep(0.05)
+    files.lock(home)
 
 
 def _now() -> datetime:
@@ -76,9 +65,13 @@ async def _serve(home: Path) -> None:
     failure = await stop
     server.close()
     await door.drain()
-    signing.close()
-    log.close()
-    (home / "native.sock").unlink(missing_ok=True)
+    try:
+        await signing.close()
+    except SyncFailed as error:
+        failure = failure or error
+    finally:
+        log.close()
+        (home / "native.sock").unlink(missing_ok=True)
     if failure is not None:
         raise Fatal(f"the signature log could not be written for certain ({failure}); restart to read it afresh")
 

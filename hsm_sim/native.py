@@ -179,10 +179,10 @@ class Connection(asyncio.Protocol):
             "serial": token.serial,
             "state": token.state,
             "locked_on_request": token.locked_on_request,
-            "tries_left": max(0, TRIES - token.wrong_pins()),
+            "tries_left": max(0, TRIES - token.tries().wrong),
         }
         if token.vault is not None and self._epoch == token.epoch:
-            status |= {"keys": len(token.vault.all_keys()), "damaged": token.vault.damaged, "signatures": self._door.log.head.seq}
+            status |= {"keys": len(token.vault.all_keys()), "damaged": token.vault.damaged, "log_lines": self._door.log.head.seq}
         return status
 
     async def _login(self, pin: str) -> dict[str, Any]:

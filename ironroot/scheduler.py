@@ -22,7 +22,7 @@ from ca.model import Signable
 from ca.ports import STALE
 from ironroot.log import configure
 from ironroot.settings import Settings
-from ironroot.setup import ensure_crl, ensure_responder, ensure_tls
+from ironroot.setup import ensure_crl, ensure_responder, ensure_tls, for_each_authority
 from ironroot.wire import Installation, installation
 from pkix.errors import Fatal, IronrootError, NotFound
 
@@ -33,25 +33,23 @@ _CHECKPOINT_ENTRIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something done every ``seconds``, under the lease of its name."""
+    """Something done every ``seconds``: by one machine, under the lease of its name, or ``everywhere``."""
 
     name: str
     seconds: int
     work: Callable[[Installation], Awaitable[None]]
+    everywhere: bool = False
 
 
 async def crls(here: Installation) -> None:
     """A new CRL where something was revoked, and before the old one is half over."""
-    for authority in list(here.authorities.values()):
-        await ensure_crl(here, authority)
+    await for_each_authority(here, ensure_crl)
 
 
 async def certificates(here: Installation) -> None:
-    """Renews OCSP signers and the service's TLS certificate when a third of their life is left."""
+    """Renews OCSP signers when a third of their life is left."""
     await here.reload_authorities()
-    for authority in list(here.authorities.values()):
-        await ensure_responder(here, authority)
-    await ensure_tls(here)
+    await for_each_authority(here, ensure_responder)
 
 
 async def recovery(here: Installation) -> None:
@@ -88,6 +86,7 @@ TASKS = (
     Task("crls", 1, crls),
     Task("recovery", 5, recovery),
     Task("certificates", 60, certificates),
+    Task("tls", 60, ensure_tls, everywhere=True),
     Task("checkpoint", 60, checkpoint),
 )
 
@@ -115,12 +114,14 @@ async def _turns(task: Task, here: Installation, stopped: asyncio.Event) -> None
     holder = f"{socket.gethostname()}/{os.getpid()}"
     while not stopped.is_set():
         try:
-            if await here.store.lease(task.name, holder, 3 * task.seconds + 5, here.clock.now()):
+            if task.everywhere or await here.store.lease(task.name, holder, 3 * task.seconds + 5, here.clock.now()):
                 await task.work(here)
         except Fatal:
             raise
         except IronrootError as error:
             log.error("task_failed", task=task.name, code=error.code, error=str(error))
+        except OSError as error:  # of a file that we write; the database's and the sockets' are ours by now
+            log.error("task_failed", task=task.name, code="os", error=error.strerror)
         try:
             await asyncio.wait_for(stopped.wait(), task.seconds)
         except TimeoutError:

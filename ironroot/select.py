@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
-from ca.model import Record, State
+from ca.model import Method, Record, State
 from ca.ports import Store
 from pkix import pem
 from pkix.certificate import parse_certificate
@@ -16,16 +17,15 @@ _HEX = re.compile(r"(?:0x)?[0-9a-f]{1,64}")
 _MAX_FILE = 1 << 20
 
 
-async def certificates(store: Store, what: str) -> list[Record]:
+async def certificates(store: Store, what: str, fleet: str | None = None) -> list[Record]:
     """The certificates that ``what`` names; for a device all of its certificates, newest first.
 
     Raises:
         NotFound: nothing by that name.
-        Conflict: it can be read in two ways that mean different certificates.
+        Conflict: it can be read in two ways that mean different certificates, or is a device in several fleets.
     """
-    path = Path(what)
-    if ("/" in what or "." in what) and path.is_file():
-        return await _of_file(store, path)
+    if ("/" in what or "." in what) and os.path.isfile(what):
+        return await _of_file(store, Path(what))
     readings: dict[str, list[Record]] = {}
     text = what.strip().lower().replace(":", "")
     if text.isascii() and text.isdigit() and len(text) < 50:
@@ -36,7 +36,10 @@ async def certificates(store: Store, what: str) -> list[Record]:
         if len(digits) >= 8:
             even = len(digits) // 2 * 2
             readings["SHA-256"] = await store.by_sha256(bytes.fromhex(digits[:even]), digits[even:])
-    readings["device"] = await store.by_device(what)
+    # Our own (authorities, OCSP signers, the service) are named by serial, fingerprint or file: no device's serial shall hit them.
+    readings["device"] = [record for record in await store.by_device(what, fleet) if record.method is not Method.SERVICE]
+    if len(fleets := {record.fleet for record in readings["device"]}) > 1:
+        raise Conflict(f"{what} is a device in the fleets {', '.join(sorted(fleets))}; say which: --fleet")
     found = {how: {record.id for record in records} for how, records in readings.items() if records}
     if not found:
         raise NotFound(f"No certificate has the serial, the SHA-256 or the device serial {what!r}.")
@@ -45,9 +48,9 @@ async def certificates(store: Store, what: str) -> list[Record]:
     return readings[next(iter(found))]
 
 
-async def one(store: Store, what: str) -> tuple[Record, int]:
+async def one(store: Store, what: str, fleet: str | None = None) -> tuple[Record, int]:
     """One certificate, the newest that was issued, and how many others ``what`` also names."""
-    records = await certificates(store, what)
+    records = await certificates(store, what, fleet)
     newest = next((record for record in records if record.state is State.ISSUED), records[0])
     return newest, len(records) - 1
 

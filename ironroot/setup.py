@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
+import stat
 import subprocess  # runs our own hsm_sim
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,13 +28,13 @@ from ironroot.files import write_atomically
 from ironroot.names import canonical
 from ironroot.responders import responder_profile
 from ironroot.settings import Settings, write_default
-from ironroot.supervisor import hsm
+from ironroot.supervisor import home_lock, hsm
 from ironroot.wire import Installation, installation
 from pkix import pem, sm2
 from pkix.algorithms import KeyKind
 from pkix.certificate import Certificate, parse_certificate
 from pkix.csr import build_csr, parse_csr
-from pkix.errors import Conflict, IronrootError, Unavailable
+from pkix.errors import Conflict, Fatal, IronrootError, Refused, Unavailable
 from pkix.name import name
 from pkix.privatekey import generate
 from policies import loader
@@ -51,6 +55,14 @@ async def initialise(home: Path, *, http_port: int | None, https_port: int | Non
     """
     home = home.absolute()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = home.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Refused(f"{home} belongs to somebody else, or others may write there; whoever can could swap keys and rules. chmod 700 it.")
+    with home_lock(home) as ours:
+        return await _initialise(home, http_port, https_port, organization, alone=ours)
+
+
+async def _initialise(home: Path, http_port: int | None, https_port: int | None, organization: str | None, *, alone: bool) -> Settings:
     write_default(home, http_port, https_port, organization)
     settings = Settings.load(home)
     for folder in (home / "db", settings.tls, home / "idevid"):
@@ -62,7 +74,7 @@ async def initialise(home: Path, *, http_port: int | None, https_port: int | Non
         partial.rename(settings.policies)
     await _initialise_hsm(settings)
     await asyncio.to_thread(upgrade, settings.database_url)
-    async with hsm(settings), installation(settings) as here:
+    async with hsm(settings) if alone else nullcontext(), installation(settings) as here:
         for family, kind in FAMILIES.items():
             await _hierarchy(here, family, kind)
         await prepare(here)
@@ -74,13 +86,20 @@ async def prepare(here: Installation) -> None:
     sm2.self_test()
     await here.reload_authorities()
     await here.issuer.recover(here.clock.now(), here.clock.now())
-    for authority in list(here.authorities.values()):
-        await ensure_responder(here, authority)
-        try:
-            await ensure_crl(here, authority)
-        except Conflict as error:  # the clock was ahead once: what it signed then stands until it has been caught up with
-            log.error("crl_not_made", authority=authority.id, error=str(error))
+    await for_each_authority(here, ensure_responder)
+    await for_each_authority(here, ensure_crl)
     await ensure_tls(here)
+
+
+async def for_each_authority(here: Installation, work: Callable[[Installation, Authority], Awaitable[None]]) -> None:
+    """Does ``work`` for every authority. One whose key or certificate is in trouble does not keep the others waiting: it is logged."""
+    for authority in list(here.authorities.values()):
+        try:
+            await work(here, authority)
+        except Fatal:
+            raise
+        except IronrootError as error:
+            log.error("authority_in_trouble", authority=authority.id, work=work.__name__, code=error.code, error=str(error))
 
 
 async def ensure_responder(here: Installation, authority: Authority) -> None:
@@ -98,7 +117,8 @@ async def ensure_crl(here: Installation, authority: Authority) -> None:
     now, lifetime = here.clock.now(), here.settings.crl_lifetime
     if not await here.store.crl_is_stale(authority.id):
         latest = await here.store.latest_crl(authority.id)
-        if latest is not None and now < latest.this_update + lifetime / 2:
+        # One from the future was made while the clock was ahead; nobody takes it before its time, so it is replaced.
+        if latest is not None and latest.this_update <= now < latest.this_update + lifetime / 2:
             return
     await publish(authority, lifetime, store=here.store, signer=here.signer, now=now)
 
@@ -112,7 +132,7 @@ async def ensure_tls(here: Installation) -> None:
     names = tuple(sorted({canonical(text) for text in here.settings.https.names}))
     now = here.clock.now()
     current = tls_certificate(file)
-    if current is not None and set(names) <= set(current.names) and now < worn_at(current.not_before, current.not_after):
+    if current is not None and set(names) <= set(current.names) and not worn(current, now):
         record = await here.store.by_sha256(current.sha256)
         if record and record[0].revocation is None:
             return
@@ -130,18 +150,13 @@ def tls_certificate(file: Path) -> Certificate | None:
     """The service's certificate as stored, or None where there is none yet or it cannot be read."""
     try:
         return parse_certificate(pem.decode(file.read_bytes(), "CERTIFICATE")[0][1])
-    except (FileNotFoundError, IronrootError, IndexError):
+    except (OSError, IronrootError, IndexError):
         return None
 
 
-def worn(record: Record, now: datetime) -> bool:
-    """Whether two thirds of a certificate's life are over."""
-    return now >= worn_at(record.not_before, record.not_after)
-
-
-def worn_at(not_before: datetime, not_after: datetime) -> datetime:
-    """When two thirds of a lifetime are over: time to renew."""
-    return not_before + (not_after - not_before) * 2 / 3
+def worn(what: Record | Certificate, now: datetime) -> bool:
+    """Whether it is time to renew: two thirds of its life are over, or it begins in the future (the clock was ahead when it was made)."""
+    return not what.not_before <= now < what.not_before + (what.not_after - what.not_before) * 2 / 3
 
 
 async def _initialise_hsm(settings: Settings) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
@@ -95,12 +96,24 @@ class Child:
             await asyncio.sleep(backoff)
             try:
                 await self._spawn()
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:  # OSError: no process or file to be had just now
                 log.error("not_started", child=self.name, error=str(error))
 
 
 async def serve(settings: Settings, workers: int) -> None:
-    """Runs until SIGTERM or SIGINT. Raises Conflict where a port is taken, Unavailable where the HSM does not start."""
+    """Runs until SIGTERM or SIGINT.
+
+    Raises:
+        Conflict: a port is taken, or this installation is served or initialised by another process.
+        Unavailable: the HSM does not start.
+    """
+    with home_lock(settings.home) as ours:
+        if not ours:
+            raise Conflict(f"Another ironroot serve, or init, runs on {settings.home}. Stop it first.")
+        await _serve(settings, workers)
+
+
+async def _serve(settings: Settings, workers: int) -> None:
     from ca.migrate import upgrade
     from ironroot.setup import prepare
     from ironroot.wire import installation
@@ -126,27 +139,27 @@ async def serve(settings: Settings, workers: int) -> None:
             await asyncio.gather(*(child.stop() for child in others))
 
 
+@contextmanager
+def home_lock(home: Path) -> Iterator[bool]:
+    """Held by whoever runs the HSM of an installation: ``serve``, or ``init`` while nobody serves. True if it is ours for the block."""
+    with (home / ".lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 @asynccontextmanager
 async def hsm(settings: Settings) -> AsyncIterator[None]:
-    """The simulated HSM, running for as long as the block does; left alone where one is running already."""
-    if _listens(settings.hsm_socket):
-        yield
-        return
+    """The simulated HSM, running for as long as the block does. The caller holds ``home_lock``."""
     child = Child("hsm", "hsm", settings.hsm_home)
     try:
         await child.start()
         yield
     finally:
         await child.stop()
-
-
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 def _check_free(host: str, port: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import ssl
 import sys
@@ -56,6 +57,9 @@ class Tls:
         # decided by the EST door; TLS only checks that it chains to somebody we know, without asking for that somebody's root.
         self.context.verify_mode = ssl.CERT_OPTIONAL
         self.context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        # A resumed session carries the client's own certificate and not the rest of its chain, which an IDevID may need.
+        self.context.num_tickets = 0
+        self.context.options |= ssl.OP_NO_TICKET
         self.refresh()
 
     def refresh(self) -> None:
@@ -83,6 +87,8 @@ def run(home: Path) -> None:
     """The process: until SIGTERM."""
     configure()
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.set_threshold(*_GARBAGE)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

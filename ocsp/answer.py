@@ -5,7 +5,8 @@
     answer.fresh                                  # (this_update, next_update) if others may keep it, else None
 
 Every request reads the status from the store, so a revocation shows in the very next answer of every process. Kept are only signatures: an
-answer without a nonce is signed once and given again while the status stays what it was and half of its life is left.
+answer without a nonce is signed once and given again while the status stays what it was and half of its life is left; ``unknown``, which
+others may not keep, for a few seconds.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ LIFETIME = timedelta(hours=1)
 """From thisUpdate to nextUpdate."""
 KEPT = 20_000
 """Signed answers kept, about 1 KiB each."""
+UNKNOWN_FOR = timedelta(seconds=5)
+"""How long ``unknown`` is given again: whoever asks for one such serial over and over costs one signature in that time."""
+UNKNOWN_KEPT = 2_000
+"""Of these, so that made up serials push nothing else out."""
 
 _MAX_SERIAL = 1 << 159
 
@@ -80,6 +85,7 @@ class Answer:
 class _Kept:
     said: tuple[object, ...]
     answer: Answer
+    since: datetime
     renew: datetime
 
 
@@ -116,6 +122,7 @@ class Answerer:
         self._issuers: dict[tuple[str, bytes, bytes], str] = {}
         self._indexed = 0
         self._kept: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
+        self._unknown: OrderedDict[tuple[str, bytes], _Kept] = OrderedDict()
 
     async def answer(self, raw: bytes, now: datetime) -> Answer:
         """The response to the octets of a request. Errors of the request, the store and the signer are OCSP answers too."""
@@ -148,7 +155,7 @@ class Answerer:
 
     def _responder(self, authority: str, now: datetime) -> Responder:
         responder = self._responders.for_authority(authority)
-        if responder is None or responder.certificate.not_after <= now:
+        if responder is None or not responder.certificate.not_before <= now < responder.certificate.not_after:
             raise Unavailable(f"{authority} has no OCSP signer certificate that is valid now.")
         return responder
 
@@ -157,17 +164,22 @@ class Answerer:
 
     async def _kept_or_signed(self, responder: Responder, cert_id: CertId, status: Status | None, now: datetime) -> Answer:
         key, said = (responder.authority.id, cert_id.der), (status, responder.certificate.sha256)
-        kept = self._kept.get(key)
-        if kept is not None and kept.said == said and kept.answer.fresh is not None and kept.answer.fresh[0] <= now < kept.renew:
-            self._kept.move_to_end(key)
+        kept = self._kept.get(key) or self._unknown.get(key)
+        if kept is not None and kept.said == said and kept.since <= now < kept.renew:
+            if key in self._kept:
+                self._kept.move_to_end(key)
             return kept.answer
         answer = await self._sign(responder, (cert_id,), [status], now, None)
+        # In the place of what was said before: an older answer never comes back.
+        self._kept.pop(key, None)
+        self._unknown.pop(key, None)
         if answer.fresh is not None:
-            # In the place of what was said before: an older answer never comes back.
-            self._kept[key] = _Kept(said, answer, now + (answer.fresh[1] - now) / 2)
-            self._kept.move_to_end(key)
-            if len(self._kept) > self._size:
-                self._kept.popitem(last=False)
+            into, size, renew = self._kept, self._size, now + (answer.fresh[1] - now) / 2
+        else:
+            into, size, renew = self._unknown, UNKNOWN_KEPT, now + UNKNOWN_FOR
+        into[key] = _Kept(said, answer, now, renew)
+        if len(into) > size:
+            into.popitem(last=False)
         return answer
 
     async def _sign(

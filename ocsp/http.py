@@ -6,7 +6,8 @@
     GET   /crl/<authority>.crl          the newest CRL
     GET   /aia/<id>.cer                 a CA certificate: by authority, by its SHA-256, or tls-root (what devices pin)
 
-Caches on the way may keep a GET answer for ``MAX_AGE``, never to its nextUpdate: a revocation has to be seen soon behind them too.
+Caches on the way may keep a GET answer for ``MAX_AGE``, never to its nextUpdate: a revocation has to be seen soon behind them too. They
+renew it by its ETag. If-Modified-Since is not looked at: one second may hold a good answer and a revoked one.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import asyncio
 import base64
 import binascii
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 import structlog
 from aiohttp import web
-from aiohttp.hdrs import ETAG
+from aiohttp.hdrs import CONTENT_ENCODING, ETAG
 
-from ca.model import Authority, CrlRecord
+from ca.model import Authority
 from ca.ports import Clock, Signer, Store
 from ocsp.answer import LIFETIME, Answer, Answerer, Responders, malformed
 from pkix.errors import Unavailable
@@ -35,6 +38,10 @@ CERTIFICATE_MAX_AGE = timedelta(hours=1)
 MAX_REQUEST = 8192
 """Octets of an OCSP request."""
 BODY_SECONDS = 10.0
+PIECE = 64 * 1024
+"""Octets of a CRL that wait in memory for one client."""
+PIECE_SECONDS = 60.0
+"""How long a client may take to read them."""
 TLS_ROOT = "ecc-root"
 """The authority above the service's own TLS certificate."""
 
@@ -55,6 +62,19 @@ def ignore(event: str, **labels: str) -> None:
     """An ``Observe`` that looks away."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """What caches may keep; its tag stands for exactly these octets."""
+
+    body: bytes
+    content_type: str
+    modified: datetime
+    tag: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tag", hashlib.sha256(self.body).hexdigest()[:40])
+
+
 class StatusDoor:
     """The handlers and what they need.
 
@@ -63,6 +83,7 @@ class StatusDoor:
         responders: their delegated signers.  lifetime: of an OCSP answer.
         max_age: see ``MAX_AGE``.
         observe: called with ``"ocsp"`` and method and outcome of every OCSP answer.
+        body_seconds: for the whole of a request.  piece_seconds: see ``PIECE_SECONDS``.
     """
 
     def __init__(
@@ -77,11 +98,14 @@ class StatusDoor:
         max_age: timedelta = MAX_AGE,
         observe: Observe = ignore,
         body_seconds: float = BODY_SECONDS,
+        piece_seconds: float = PIECE_SECONDS,
     ) -> None:
         self._answerer = Answerer(store, signer, authorities, responders, lifetime=lifetime)
         self._store, self._authorities, self._clock = store, authorities, clock
-        self._max_age, self._observe, self._body_seconds = max_age, observe, body_seconds
-        self._crls: dict[str, CrlRecord] = {}
+        self._max_age, self._observe = max_age, observe
+        self._body_seconds, self._piece_seconds = body_seconds, piece_seconds
+        self._crls: dict[str, tuple[int, _Document]] = {}
+        self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ocsp_post(self, request: web.Request) -> web.Response:
         """RFC 6960 A.1. Nothing between may keep the answer."""
@@ -105,20 +129,23 @@ class StatusDoor:
         if answer.fresh is None:
             return _uncached(answer)
         this_update, next_update = answer.fresh
-        return _cached(request, answer.der, _OCSP_TYPE, now, this_update, min(self._max_age, next_update - now))
+        return _cached(request, _Document(answer.der, _OCSP_TYPE, this_update), now, min(self._max_age, next_update - now))
 
-    async def crl(self, request: web.Request) -> web.Response:
-        """The newest CRL, from memory while its number is the newest in the store."""
+    async def crl(self, request: web.Request) -> web.StreamResponse:
+        """The newest CRL, from memory while its number is the newest in the store; no faster than the client reads."""
         authority = request.match_info["authority"]
         if authority not in self._authorities:
             return _text(404, "There is no authority of that name here.")
         try:
-            record = await self._newest_crl(authority)
+            newest = await self._newest_crl(authority)
         except Unavailable as error:
             return _text(503, str(error), {"Retry-After": _RETRY})
-        if record is None:
+        if newest is None:
             return _text(503, f"{authority} has not published a CRL yet. Try again later.", {"Retry-After": _RETRY})
-        return _cached(request, record.der, _CRL_TYPE, self._clock.now(), record.this_update, self._max_age)
+        response = _cached(request, newest, self._clock.now(), self._max_age)
+        if response.status != 200 or request.method == "HEAD":
+            return response
+        return await _in_pieces(request, newest.body, response.headers, self._piece_seconds)
 
     async def certificate(self, request: web.Request) -> web.Response:
         """The certificate of an authority, in DER."""
@@ -127,18 +154,23 @@ class StatusDoor:
         for authority in self._authorities.values():
             if name in (authority.id, authority.certificate.sha256.hex()):
                 certificate = authority.certificate
-                return _cached(request, certificate.der, _CERTIFICATE_TYPE, self._clock.now(), certificate.not_before, CERTIFICATE_MAX_AGE)
+                document = _Document(certificate.der, _CERTIFICATE_TYPE, certificate.not_before)
+                return _cached(request, document, self._clock.now(), CERTIFICATE_MAX_AGE)
         return _text(404, "There is no CA certificate of that name or SHA-256 here.")
 
-    async def _newest_crl(self, authority: str) -> CrlRecord | None:
+    async def _newest_crl(self, authority: str) -> _Document | None:
         number = await self._store.latest_crl_number(authority)
-        kept = self._crls.get(authority)
-        if kept is not None and kept.number == number:
-            return kept
-        record = await self._store.latest_crl(authority)
-        if record is not None:
-            self._crls[authority] = record
-        return record
+        async with self._loading[authority]:  # all who ask for a new one wait for one reading of it
+            kept = self._crls.get(authority)
+            if kept is not None and kept[0] == number:
+                return kept[1]
+            record = await self._store.latest_crl(authority)
+            if record is None:
+                return None
+            # In a thread: the tag of some 10 MB takes milliseconds, and SHA-256 lets others run.
+            document = await asyncio.to_thread(_Document, record.der, _CRL_TYPE, record.this_update)
+            self._crls[authority] = (record.number, document)
+            return document
 
 
 def routes(door: StatusDoor) -> list[web.RouteDef]:
@@ -153,7 +185,9 @@ def routes(door: StatusDoor) -> list[web.RouteDef]:
 
 
 async def _read_body(request: web.Request, seconds: float) -> bytes | None:
-    """The body, or None if it is too long for any OCSP request. Raises HTTPRequestTimeout."""
+    """The body, or None if it is too long for any OCSP request, or not sent as it is. Raises HTTPRequestTimeout."""
+    if CONTENT_ENCODING in request.headers:
+        return None
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
@@ -163,6 +197,8 @@ async def _read_body(request: web.Request, seconds: float) -> bytes | None:
                     return None
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="The body was not complete in time.\n", headers={"Connection": "close"}) from None
+    except web.RequestPayloadError:
+        return None
     return bytes(body)
 
 
@@ -178,26 +214,39 @@ def _uncached(answer: Answer) -> web.Response:
     return web.Response(body=answer.der, headers={"Content-Type": _OCSP_TYPE, "Cache-Control": "no-store"})
 
 
-def _cached(request: web.Request, body: bytes, content_type: str, now: datetime, modified: datetime, max_age: timedelta) -> web.Response:
+def _cached(request: web.Request, document: _Document, now: datetime, max_age: timedelta) -> web.Response:
     """200 with the validators of RFC 9110, or 304 if the client has it. Expires says the same as max-age, for caches of HTTP/1.0."""
-    tag = hashlib.sha256(body).hexdigest()[:40]
     headers = {
-        "Content-Type": content_type,
+        "Content-Type": document.content_type,
         "Cache-Control": f"max-age={int(max_age.total_seconds())}, public, no-transform, must-revalidate",
-        ETAG: f'"{tag}"',
+        ETAG: f'"{document.tag}"',
+        "Last-Modified": _http_date(document.modified),
+        "Expires": _http_date(now + max_age),
     }
-    unchanged = _has(request, tag, modified)
-    response = web.Response(status=304 if unchanged else 200, body=None if unchanged else body, headers=headers)
-    response.last_modified = modified
-    response.headers["Expires"] = _http_date(now + max_age)
+    unchanged = any(etag.value in (document.tag, "*") for etag in request.if_none_match or ())
+    return web.Response(status=304 if unchanged else 200, body=None if unchanged else document.body, headers=headers)
+
+
+async def _in_pieces(request: web.Request, body: bytes, headers: Mapping[str, str], seconds: float) -> web.StreamResponse:
+    """200 with ``body``: the next piece when the client has read the one before. One that takes longer than ``seconds`` is cut off."""
+    response = web.StreamResponse(headers=headers)
+    response.content_length = len(body)
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return response
+    # A piece is read when all of it is with the kernel. Not 0: at a mark of 0 octets the TLS transports pause when nothing waits.
+    transport.set_write_buffer_limits(high=1, low=0)
+    try:
+        await response.prepare(request)
+        for start in range(0, len(body), PIECE):
+            async with asyncio.timeout(seconds):
+                await response.write(body[start : start + PIECE])
+                await request.writer.drain()
+    except TimeoutError:
+        transport.abort()
+    except ConnectionError:
+        pass  # the client went away; aiohttp knows
     return response
-
-
-def _has(request: web.Request, tag: str, modified: datetime) -> bool:
-    """Whether the client says it has this version (RFC 9110 13.2.2: If-None-Match counts, if given, before If-Modified-Since)."""
-    if request.if_none_match is not None:
-        return any(etag.value in (tag, "*") for etag in request.if_none_match)
-    return request.if_modified_since is not None and modified <= request.if_modified_since
 
 
 def _http_date(moment: datetime) -> str:

@@ -106,10 +106,14 @@ def subject_alternative_name(*names: str, critical: bool = False) -> Extension:
     """SubjectAltName from names in canonical text (``dns:``, ``ip:``, ``uri:``, ``email:``); critical if the subject is empty.
 
     Raises:
-        Malformed: another prefix, a name that its kind does not allow, or no name at all.
+        Malformed: another prefix, a name that its kind does not allow, or no name at all. An underscore in a ``dns:`` name, which requests
+            may have, is not written: it is no character of host names (RFC 1034 3.5, RFC 5280 4.2.1.6).
     """
     if not names:
         raise Malformed("a subject alternative name extension needs at least one name")
+    for name in names:
+        if name.startswith("dns:") and "_" in name:
+            raise Malformed(f"{name!r} has an underscore, which host names have not; write letters, digits and hyphens")
     return Extension(SUBJECT_ALT_NAME, critical, der.sequence(*map(general_name, names)))
 
 

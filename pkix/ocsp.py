@@ -21,10 +21,11 @@ from functools import lru_cache
 
 from pkix import der, digest
 from pkix.algorithms import PublicKey, SignatureAlgorithm, signature_algorithm
-from pkix.certificate import Certificate, parse_certificate, verify_signed
-from pkix.errors import BadSignature, Malformed, Unsupported
-from pkix.extensions import EXTENDED_KEY_USAGES, OCSP_NONCE, Extension, read_extensions, read_reason
+from pkix.certificate import Certificate, parse_certificate
+from pkix.errors import Malformed, Unsupported
+from pkix.extensions import OCSP_NONCE, Extension, read_extensions, read_reason
 from pkix.name import Name, parse_name
+from pkix.ocsp_signer import authorized_signer
 
 SUCCESSFUL, MALFORMED_REQUEST, INTERNAL_ERROR, TRY_LATER, SIG_REQUIRED, UNAUTHORIZED = 0, 1, 2, 3, 5, 6
 HASHES = {"sha1": 20, "sha256": 32, "sha384": 48, "sm3": 32}
@@ -390,38 +391,5 @@ def verify_response(response: OcspResponse, issuer: Certificate, now: datetime) 
     """
     if response.status != SUCCESSFUL:
         raise Malformed(f"OCSP: the responder gave no answer but {_STATUS_NAMES[response.status]}")
-    signer = _authorized_signer(response, issuer, now)
+    signer = authorized_signer(response.responder, response.certificates, issuer, now)
     signer.public_key.verify(response.signature, response.tbs, signature_algorithm(response.algorithm))
-
-
-def _authorized_signer(response: OcspResponse, issuer: Certificate, now: datetime) -> Certificate:
-    if _is_responder(response, issuer):
-        return issuer
-    named = [candidate for candidate in response.certificates if _is_responder(response, candidate)]
-    if not named:
-        raise BadSignature("OCSP: the response's signer is not its issuer, and no certificate of that signer is included")
-    refusal = ""
-    for candidate in named:
-        refusal = _refusal(candidate, issuer, now)
-        if not refusal:
-            verify_signed(candidate.der, issuer.public_key)
-            return candidate
-    raise BadSignature(f"OCSP: the response's signer {refusal}")
-
-
-def _is_responder(response: OcspResponse, certificate: Certificate) -> bool:
-    if isinstance(response.responder, Name):
-        return response.responder.der == certificate.subject.der
-    return response.responder == certificate.public_key.key_identifier
-
-
-def _refusal(signer: Certificate, issuer: Certificate, now: datetime) -> str:
-    if signer.issuer.der != issuer.subject.der:
-        return "was certified by somebody else than the issuer of the certificate in question"
-    if EXTENDED_KEY_USAGES["OCSPSigning"] not in signer.extended_key_usage:
-        return "lacks the extended key usage OCSPSigning"
-    if signer.key_usage and "digitalSignature" not in signer.key_usage:
-        return "may not make digital signatures"
-    if not signer.not_before <= now <= signer.not_after:
-        return "has a certificate that is not valid now"
-    return ""

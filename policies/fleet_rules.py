@@ -105,13 +105,13 @@ def _ca_profile(_fleet: Fleet, profile: Profile | None) -> Findings:
         yield "profile", f"profile {profile.id} is of kind {profile.kind}; a fleet hands out leaves"
 
 
-@_rule("fleet.family-mix", "GM/T 0015; no chain of one family certifies keys of the other")
+@_rule("fleet.family-mix", "GM/T 0015; no chain of one family certifies keys of another")
 def _family_mix(fleet: Fleet, profile: Profile | None) -> Findings:
     if fleet.family not in ("ecc", "sm2"):
         return  # fleet.authority says it
     strange = [kind.value for kind in fleet.keys if key_family(kind) != fleet.family]
     if strange:
-        yield "keys", f"{', '.join(strange)} is not of the family of authority {fleet.authority}; make a fleet of the other family"
+        yield "keys", f"{', '.join(strange)} is not of the family of authority {fleet.authority}; name keys of its family only"
     if profile is not None and profile.family not in ("any", fleet.family):
         yield "profile", f"profile {profile.id} is for {profile.family}, authority {fleet.authority} is not; name a profile of its family"
 

@@ -215,7 +215,7 @@ def _key_kind(case: Case) -> Iterator[str]:
         yield f"the fleet takes no {case.kind.value} keys"
 
 
-@_rule("key.family", "GM/T 0015: SM2 certifies SM2, the others the others")
+@_rule("key.family", "GM/T 0015: SM2 certifies SM2; ML-DSA only itself; the others the others")
 def _key_family(case: Case) -> Iterator[str]:
     if case.kind is not None:
         family = key_family(case.kind)

@@ -222,8 +222,11 @@ def family_of(authority: str) -> str:
 
 
 def key_family(kind: KeyKind) -> str:
-    """The algorithm family of a kind of key: ``sm2``, or ``ecc`` for everything international."""
-    return "sm2" if kind is KeyKind.SM2 else "ecc"
+    """The algorithm family of a kind of key: ``sm2``, ``pq`` (ML-DSA), or ``ecc`` for the other international ones.
+
+    ``pq`` is a family without authorities: relying parties (``validate`` too) refuse a path that mixes ML-DSA with what it is to outlast.
+    """
+    return {KeyKind.SM2: "sm2", KeyKind.ML_DSA_65: "pq"}.get(kind, "ecc")
 
 
 def _digest(data: _Data) -> bytes:

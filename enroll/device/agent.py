@@ -30,7 +30,7 @@ from enroll.device.est import EstClient, Proof
 from enroll.device.failpoint import reached
 from enroll.device.folder import ENROLL, REENROLL, Folder, Request, Version
 from enroll.device.log import Log
-from enroll.device.schedule import renew_at
+from enroll.device.schedule import Renewal, renew_at
 from enroll.device.trust import establish, token_pin
 from pkix.algorithms import PublicKey
 from pkix.certificate import Certificate
@@ -81,7 +81,11 @@ class Agent:
         current = self.credential()
         if current is None:
             raise NotFound(f"no certificate in {self.folder.path} yet; begin with `ironroot-device up`")
-        return renew_at(current.certificate, self.settings.serial)
+        return self.renewal_of(current)
+
+    def renewal_of(self, current: Credential) -> datetime:
+        """When the renewal of this pair, one of the folder's, begins: as the server said when it issued it."""
+        return renew_at(current.certificate, self.settings.serial, Version(current.certificate_file.parent).renewal)
 
     @property
     def renewing(self) -> bool:
@@ -178,12 +182,18 @@ class Agent:
         offered = client.cacerts()
         csr = version.file("device.csr").read_bytes()
         key = load_private_key(version.file("device.key").read_bytes()).public_key
-        answer = client.enroll(request.operation, csr, request.idempotency_key, proof)
+        answer, renewal = client.enroll(request.operation, csr, request.idempotency_key, proof)
         with self._expendable(request.operation, NotValid):
-            self._accept(version, request, key, answer, offered)
+            self._accept(version, request, key, answer, offered, renewal)
 
     def _accept(
-        self, version: Version, request: Request, key: PublicKey, answer: Sequence[Certificate], offered: Sequence[Certificate]
+        self,
+        version: Version,
+        request: Request,
+        key: PublicKey,
+        answer: Sequence[Certificate],
+        offered: Sequence[Certificate],
+        renewal: Renewal,
     ) -> None:
         """Believe an answer, or not: for our key and name, and leading to the roots we know (at enrolment: those of cacerts)."""
         current = self.credential() if request.operation == REENROLL else None
@@ -193,7 +203,7 @@ class Agent:
         else:
             roots = grown_trust(load_certificates(current.certificate_file.with_name("trust.pem")), offered, self.clock.now())
         chain = find_path(leaf, [*answer, *offered], roots, self.clock.now())
-        version.store_answer(leaf.pem, to_pem(chain), to_pem(roots))
+        version.store_answer(leaf.pem, to_pem(chain), to_pem(roots), renewal)
         self._log.event("issued", f"certificate {leaf.serial:x} received", serial=f"{leaf.serial:x}", not_after=leaf.not_after.isoformat())
 
     @contextlib.contextmanager

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from enroll.device.clock import Clock
 from enroll.device.credential import Credential
 from enroll.device.failpoint import reached
+from enroll.device.schedule import Renewal, parse_renewal
 from pkix import cms, pem
 from pkix.certificate import Certificate, parse_certificate
 from pkix.errors import (
@@ -40,6 +41,7 @@ from pkix.errors import (
 MAX_ANSWER = 256 * 1024
 TIMEOUT = 20.0  # seconds without an octet
 DEADLINE = 60.0  # seconds for a whole answer
+GRACE = 3.0  # seconds until a certificate is shown again: a server looks every two whom it was told to trust
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME
 _NOT_YET_VALID = 9  # X509_V_ERR_CERT_NOT_YET_VALID
 
@@ -54,12 +56,12 @@ _ERRORS: dict[int, type[IronrootError]] = {
 
 # What to do about a certificate at whose sight the server ends the connection: that of the manufacturer, the device's own, the new one.
 _SHUNNED = {
-    "simpleenroll": "The server ended the connection when it saw this certificate: it does not trust its issuer, or it has expired. Ask the "
-    "administrator to trust the manufacturer (ironroot fleet trust {fleet} CA.pem), or use an invitation.",
+    "simpleenroll": "The server ended the connection when it saw this certificate: it does not trust its issuer, or it has expired. Ask "
+    "the administrator to trust the manufacturer (ironroot fleet trust {fleet} CA.pem), or use an invitation.",
     "simplereenroll": "The server ended the connection when it saw this device's certificate: it has expired or was revoked, or the server "
     "no longer trusts its issuer. Enrol again (ironroot-device up --replace) with an invitation or the manufacturer's certificate.",
-    "csrattrs": "The server ended the connection when it saw the certificate that it has just issued; it is not used. Ask the administrator "
-    "which issuers of client certificates the server, or the proxy before it, trusts, then repeat the command.",
+    "csrattrs": "The server ended the connection when it saw the certificate that it has just issued; it is not used. Ask the "
+    "administrator which issuers of client certificates the server, or the proxy before it, trusts, then repeat the command.",
 }
 
 
@@ -69,6 +71,7 @@ class _Answer:
     body: bytes
     retry_after: int | None
     date: datetime | None
+    renew: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,9 @@ class EstClient:
 
     def cacerts(self) -> list[Certificate]:
         """The CA certificates, roots among them (RFC 7030 4.1). Raises NotValid if the answer is unusable, and as ``enroll``."""
-        return _certificates(self._ask("GET", "cacerts", None, {}, NOBODY))
+        return _certificates(self._ask("GET", "cacerts", None, {}, NOBODY).body)
 
-    def enroll(self, operation: str, csr: bytes, idempotency_key: str, proof: Proof) -> list[Certificate]:
+    def enroll(self, operation: str, csr: bytes, idempotency_key: str, proof: Proof) -> tuple[list[Certificate], Renewal]:
         """Ask for a certificate (RFC 7030 4.2).
 
         Args:
@@ -124,12 +127,12 @@ class EstClient:
             idempotency_key: 64 hex digits, the same on every attempt.
 
         Returns:
-            All certificates of the answer, ours somewhere among them.
+            All certificates of the answer, ours somewhere among them, and when the fleet renews.
 
         Raises:
-            Pending: an administrator has to approve. Unauthenticated, Refused, NotFound, Conflict, Malformed: the server's final word;
+            Pending: an administrator has to approve. Unauthenticated, Refused, NotFound, Malformed, Conflict: the server's final word;
                 Refused also if its TLS ends every connection that shows this certificate, and no other.
-            Limited, Unavailable: worth repeating; OutcomeUnknown: the same, and it may have been done already.
+            Limited, Unavailable, a Conflict with ``retry_after``: worth repeating; OutcomeUnknown: the same, and it may have been done.
             NotValid: the server is not the one that we trust, or its answer is unusable.
         """
         headers = {"Content-Type": "application/pkcs10", "Accept": "application/pkcs7-mime", "Idempotency-Key": idempotency_key}
@@ -139,7 +142,7 @@ class EstClient:
             headers["Content-Type"] = "application/pkcs7-mime; smime-type=signed-data"
         answer = self._ask("POST", operation, base64.b64encode(body), headers, proof)
         reached("asked")
-        return _certificates(answer)
+        return _certificates(answer.body), parse_renewal(answer.renew)
 
     def try_out(self, credential: Credential) -> None:
         """Show a new certificate to the server in TLS. Raises Refused, Unauthenticated: it does not take it; Unavailable: it is away."""
@@ -147,11 +150,11 @@ class EstClient:
         if answer.status in (401, 403) or answer.status >= 500:
             raise _refusal(answer)
 
-    def _ask(self, method: str, operation: str, body: bytes | None, headers: dict[str, str], proof: Proof) -> bytes:
+    def _ask(self, method: str, operation: str, body: bytes | None, headers: dict[str, str], proof: Proof) -> _Answer:
         answer = self._send(method, operation, body, headers, proof)
         if answer.status != 200:
             raise _refusal(answer)
-        return answer.body
+        return answer
 
     def _send(self, method: str, operation: str, body: bytes | None, headers: dict[str, str], proof: Proof) -> _Answer:
         try:
@@ -164,13 +167,15 @@ class EstClient:
     def _shuns(self, credential: Credential) -> bool:
         """Whether the server answers whoever shows no certificate, and ends the connection when it sees this one.
 
-        It need not say why, and in TLS 1.3 the handshake is over by then. A server that died over our request looks the same from here,
-        and what was asked for may have been done: only a second connection that ends the same way, over nothing but a GET, tells them apart.
+        It need not say why, and in TLS 1.3 our side of the handshake is over by then. A server that died over our request looks the same,
+        and what was asked for may have been done; and one that was told a moment ago to trust a manufacturer may not have noticed. So
+        the certificate is refused only if, shortly after, a GET that shows it ends in that way, too.
         """
         try:
             self._attempt("GET", "cacerts", None, {}, NOBODY)
         except Unavailable:
             return False
+        time.sleep(GRACE)
         try:
             self._attempt("GET", "cacerts", None, {}, Proof(tls=credential))
         except Unavailable as failure:
@@ -233,7 +238,8 @@ def _exchange(
         headers = {**headers, "User-Agent": "ironroot-device", "Connection": "close"}
         connection.request(method, parts.path.rstrip("/") + path, body=body, headers=headers)
         with connection.getresponse() as response:
-            return _Answer(response.status, _body(response), _retry_after(response), _date(response))
+            renew = response.headers.get("Ironroot-Renew") or ""
+            return _Answer(response.status, _body(response), _retry_after(response), _date(response), renew)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code == _NOT_YET_VALID:
             raise _ClockBehind from None
@@ -250,7 +256,9 @@ def _exchange(
 def _ended(failure: Unavailable) -> bool:
     """Whether the other side ended a connection that stood: by an alert of TLS, by a reset, or by just closing it; not a timeout."""
     cause = failure.__cause__
-    return isinstance(cause, (ConnectionError, ssl.SSLError)) and not isinstance(cause, ConnectionRefusedError)
+    if isinstance(cause, ssl.SSLError):
+        return isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "_ALERT_" in str(cause.reason)
+    return isinstance(cause, ConnectionError) and not isinstance(cause, ConnectionRefusedError)
 
 
 def _check_end(connection: http.client.HTTPSConnection, now: datetime) -> None:

@@ -6,12 +6,13 @@
       device.pem         -> current/device.pem      (device.key, chain.pem, trust.pem likewise)
       current            -> versions/2              the pair in use
       previous           -> versions/1              the one before, until the new one has worked
-      next               -> versions/3              a key being certified: device.key, device.csr, request.json, then the answer
+      next               -> versions/3              a key being certified: device.key, device.csr, request.json, then the answer:
+                                                chain.pem, trust.pem, renew (when the fleet renews), device.pem
       pending/token      0600, only until enrolled
       lock               held by whoever writes
 
-A version is written completely before a link names it, and ``commit`` is one rename of ``next`` onto ``current``: certificate, key, chain
-and trust change together or not at all. Every file is written beside its place, fsynced, renamed, and its folder fsynced.
+A version is written completely before a link names it, and ``commit`` is one rename of ``next`` onto ``current``: certificate, key, chain,
+trust and renewal window change together or not at all. Every file is written beside its place, fsynced, renamed, and its folder fsynced.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from enroll.device import settings as device_settings
 from enroll.device.failpoint import reached
+from enroll.device.schedule import Renewal, parse_renewal
 from enroll.device.settings import Settings
 from pkix.errors import Conflict, Malformed, Unavailable
 
@@ -70,14 +72,20 @@ class Version:
             raise Malformed("next/request.json in the state folder is damaged; remove the link `next` and run the command again") from None
 
     @property
+    def renewal(self) -> Renewal:
+        """When the fleet wants this certificate renewed, as the server said with it; the defaults for what is missing or damaged."""
+        return parse_renewal((_read(self.file("renew")) or b"").decode("ascii", "replace"))
+
+    @property
     def answered(self) -> bool:
         """Whether the certificate is here. It is written last: then all of the answer is."""
         return self.file("device.pem").exists()
 
-    def store_answer(self, certificate: str, chain: str, trust: str) -> None:
+    def store_answer(self, certificate: str, chain: str, trust: str, renewal: Renewal) -> None:
         """Write the answer. If we crash before the last line, ``answered`` is false and the server is asked again with the same key."""
         write(self.file("chain.pem"), chain)
         write(self.file("trust.pem"), trust)
+        write(self.file("renew"), f"{renewal}\n")
         reached("answer-half-stored")
         write(self.file("device.pem"), certificate)
         reached("answer-stored")

@@ -10,7 +10,6 @@ from enroll.device.agent import Agent
 from enroll.device.credential import Credential, find_path, load_certificates
 from enroll.device.folder import ENROLL, Folder
 from enroll.device.log import Log
-from enroll.device.schedule import renew_at
 from pkix import pem
 from pkix.errors import IronrootError, NotFound, NotValid, Pending
 
@@ -40,7 +39,7 @@ def report(folder: Folder) -> tuple[dict[str, Any], int]:
     credential, now = agent.credential(), agent.clock.now()
     if credential is None:
         return found, Pending.exit_code
-    due = renew_at(credential.certificate, agent.settings.serial)
+    due = agent.renewal_of(credential)
     found |= {"state": "enrolled", "certificate": _described(credential), "renew_at": _text(due), "renewal_due": now >= due}
     try:
         roots = load_certificates(credential.certificate_file.with_name("trust.pem"))

@@ -97,43 +97,64 @@ def show(device: Device, home: Home = DEFAULT_HOME, fleet: Fleet = None, output:
     emit(with_installation(home, work), output, ("serial", "status", "fleet", "not_before", "not_after", "method"))
 
 
+Key = Annotated[str | None, typer.Option(help=_("The key that is meant, as the first digits of its SHA-256, where a device sent several."))]
+
+
 @app.command(help=_("Approve what a device asked for."), epilog=examples("ironroot device approve SN-0001 --fleet ecc-devices"))
 def approve(
-    device: Device, home: Home = DEFAULT_HOME, fleet: Fleet = None, yes: Yes = False, dry_run: DryRun = False, output: Format = Output.TABLE
+    device: Device,
+    home: Home = DEFAULT_HOME,
+    fleet: Fleet = None,
+    key: Key = None,
+    dry_run: DryRun = False,
+    output: Format = Output.TABLE,
 ) -> None:
     from ca.model import Decision
 
-    _decide(device, fleet, Decision.APPROVED, home, yes, dry_run, output)
+    _decide(device, fleet, key, Decision.APPROVED, home, True, dry_run, output)
 
 
 @app.command(help=_("Deny what a device asked for."), epilog=examples("ironroot device deny SN-0001 --yes"))
 def deny(
-    device: Device, home: Home = DEFAULT_HOME, fleet: Fleet = None, yes: Yes = False, dry_run: DryRun = False, output: Format = Output.TABLE
+    device: Device,
+    home: Home = DEFAULT_HOME,
+    fleet: Fleet = None,
+    key: Key = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    output: Format = Output.TABLE,
 ) -> None:
     from ca.model import Decision
 
-    _decide(device, fleet, Decision.DENIED, home, yes, dry_run, output)
+    _decide(device, fleet, key, Decision.DENIED, home, yes, dry_run, output)
 
 
-def _decide(device: str, fleet: str | None, decision: Decision, home: Any, yes: bool, dry_run: bool, output: Output) -> None:
+def _decide(
+    device: str, fleet: str | None, key: str | None, decision: Decision, home: Any, yes: bool, dry_run: bool, output: Output
+) -> None:
     from ca.model import Decision
     from ironroot import views
-    from pkix.errors import NotFound
+    from pkix.errors import Conflict, NotFound
 
     async def work(here: Installation) -> list[dict[str, Any]]:
         waiting = [
-            found for found in await here.store.applications(Decision.PENDING) if found.device == device and fleet in (None, found.fleet)
+            found
+            for found in await here.store.applications(Decision.PENDING)
+            if found.device == device and fleet in (None, found.fleet) and found.spki_sha256.hex().startswith((key or "").lower())
         ]
         if not waiting:
-            raise NotFound(f"No request of a device {device!r} waits for approval.")
+            raise NotFound(f"No such request of a device {device!r} waits for approval.")
         for found in waiting:
             say(f"  {found.fleet}/{found.device}  key {found.spki_sha256.hex()[:16]}  {found.method}  {views.moment(found.created)}")
+        if decision is Decision.APPROVED and len(waiting) > 1:
+            # Two keys in the name of one device: one of them may be somebody else's. Ask the device which is its own.
+            raise Conflict("Several requests wait. Say which key is the device's own: --key, and --fleet where they differ.")
         if dry_run:
             say(_("Dry run: nothing was done."))
             return [views.application(found) for found in waiting]
         if decision is Decision.DENIED:
             confirm(_("Deny it?"), yes)
-        decided = await here.store.decide(fleet, device, decision, here.clock.now(), actor=username())
+        decided = await here.store.decide([found.id for found in waiting], decision, here.clock.now(), actor=username())
         return [views.application(found) for found in decided]
 
     emit(with_installation(home, work), output, ("fleet", "device", "decision", "decided"))

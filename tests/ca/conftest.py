@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,12 +18,15 @@ import pytest
 import sqlalchemy
 from programs import missing
 
+from ca.audit import verify
 from ca.migrate import upgrade
 from ca.model import LINT_PROOF, Identity, Invitation, Linted, Method, Tbs
 from ca.schema import metadata
+from ca.store_sql import SqlStore
 
 NOW = datetime(2026, 6, 1, 12, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
+Test = Callable[[SqlStore], Awaitable[None]]
 
 
 @dataclass
@@ -123,6 +127,24 @@ def url(request: pytest.FixtureRequest) -> str:
     if request.param == "sqlite":
         return str(request.getfixturevalue("sqlite_url"))
     return str(request.getfixturevalue("postgresql").database())
+
+
+@pytest.fixture
+def run(url: str) -> Callable[[Test], None]:
+    """Runs an async test on a store of its own, then verifies the whole audit chain."""
+
+    def run(test: Test) -> None:
+        async def all_of_it() -> None:
+            store = await SqlStore.open(url, lock_file=None)
+            try:
+                await test(store)
+                assert verify([entry async for entry in store.audit_entries()]) is None
+            finally:
+                await store.close()
+
+        asyncio.run(all_of_it())
+
+    return run
 
 
 class Drafts:

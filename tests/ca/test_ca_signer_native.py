@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import structlog
 
 from ca.hsm_link import Link
 from ca.model import Signable
@@ -215,10 +216,13 @@ def test_a_wrong_pin_is_tried_once_until_its_file_changes(hsm: Hsm) -> None:
         pin = hsm.pin_file.read_text()
         hsm.pin_file.write_text("not the PIN\n")
         signer = hsm.signer()
-        for _ in range(12):
-            error = await failed(Unavailable, signer.ready())
-            assert "HSM PIN is wrong" in str(error)
-            assert "not the PIN" not in str(error)
+        with structlog.testing.capture_logs() as said:
+            for _ in range(12):
+                error = await failed(Unavailable, signer.ready())
+                assert "HSM PIN is wrong" in str(error)
+                assert "not the PIN" not in str(error)
+        assert [(line["event"], line["log_level"]) for line in said] == [("hsm.pin_wrong", "warning")]
+        assert "not the PIN" not in str(said)
         assert (hsm.home / "pin.tries").read_text() == "1\n"
         hsm.pin_file.unlink()
         assert "PIN file" in str(await failed(Unavailable, signer.ready()))
@@ -272,7 +276,7 @@ def test_a_locked_hsm_stays_locked_until_its_operator_unlocks_it(hsm: Hsm) -> No
         await operator(hsm, "login", "lock")
         for _ in range(2):
             error = await failed(Unavailable, signer.sign(signable("k", key)))
-            assert "locked" in str(error)
+            assert "restart `ironroot serve`" in str(error)
             assert error.retry_after == 5
         await failed(Unavailable, newcomer.ready())
         await operator(hsm, "login")

@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,60 +17,25 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from soft import SoftSigner
 
 from ca.authority import create_issuing, create_root
 from ca.issue import Issuer
 from ca.migrate import upgrade
-from ca.model import Authority, Invitation, Signable
+from ca.model import Authority, Invitation
 from ca.store_sql import SqlStore
 from enroll.http import EstDoor, routes
-from pkix.algorithms import KeyKind, PublicKey
+from pkix.algorithms import KeyKind
 from pkix.certificate import Certificate, parse_certificate
 from pkix.cms import parse_certs_only
 from pkix.csr import build_csr
-from pkix.errors import Conflict, NotFound, Unavailable
 from pkix.name import Name, name
-from pkix.privatekey import PrivateKey, generate
+from pkix.privatekey import PrivateKey
 from policies.compile import Urls
 from policies.loader import DEFAULTS, Policies, load
 
 START = datetime.now(UTC).replace(microsecond=0)
 """The moment at which all tests begin: the real one, because TLS libraries look at the real clock."""
-
-
-@dataclass
-class SoftSigner:
-    """A ``Signer`` whose keys are in memory; ``away`` makes it unreachable."""
-
-    held: dict[str, PrivateKey] = field(default_factory=dict)
-    away: bool = False
-    signed: int = 0
-
-    async def generate(self, key: str, kind: KeyKind) -> PublicKey:
-        if key in self.held:
-            raise Conflict(f"There is a key {key} already.")
-        self.held[key] = generate(kind)
-        return self.held[key].public_key
-
-    async def public_key(self, key: str) -> PublicKey:
-        if key not in self.held:
-            raise NotFound(f"There is no key {key}.")
-        return self.held[key].public_key
-
-    async def sign(self, item: Signable) -> bytes:
-        if self.away:
-            raise Unavailable("The HSM does not answer. Try again later.", retry_after=7)
-        self.signed += 1
-        return self.held[item.key].sign(item.take())
-
-    async def destroy(self, key: str) -> None:
-        del self.held[key]
-
-    async def ready(self) -> None:
-        if self.away:
-            raise Unavailable("The HSM does not answer.")
-
-    async def close(self) -> None: ...
 
 
 @dataclass

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from ca.model import Decision, Method
+from ca.model import Decision, Method, Reason
 from pkix import der, extensions
 from pkix.algorithms import SIGNATURES, KeyKind
 from pkix.certificate import assemble, verify_signed
@@ -278,7 +278,7 @@ def test_approval_is_asked_for_waited_for_and_given(opened) -> None:
             assert world.signer.signed == 0
             (application,) = await world.store.applications(Decision.PENDING)
             assert (application.device, application.fleet) == ("press-7", "ecc-devices")
-            await world.store.decide("ecc-devices", "press-7", Decision.APPROVED, world.clock.now(), actor="test")
+            await world.store.decide([application.id], Decision.APPROVED, world.clock.now(), actor="test")
             granted = await client.post(ENROLL, data=csr, headers=headers)
             assert granted.status == 200
             # The approval was for that key.
@@ -295,10 +295,69 @@ def test_approval_denied(opened) -> None:
             headers = world.basic("press-7", await world.invite("ecc-devices", "press-7"))
             csr = world.csr(generate(KeyKind.P_256), "press-7")
             assert (await client.post(ENROLL, data=csr, headers=headers)).status == 202
-            await world.store.decide("ecc-devices", "press-7", Decision.DENIED, world.clock.now(), actor="test")
+            (application,) = await world.store.applications()
+            await world.store.decide([application.id], Decision.DENIED, world.clock.now(), actor="test")
             denied = await client.post(ENROLL, data=csr, headers=headers)
             assert (denied.status, "denied" in await denied.text()) == (403, True)
             assert world.signer.signed == 0
+
+    asyncio.run(scene())
+
+
+def test_a_lost_answer_is_fetched_and_a_used_token_asks_for_nothing(opened) -> None:
+    """In a fleet with approval: who holds a used token gets its own certificate once more, and no administrator is bothered by it."""
+
+    async def scene() -> None:
+        async with opened({"ecc-devices": {"approval": "manual"}}) as world, world.client() as client:
+            headers = world.basic("press-7", await world.invite("ecc-devices", "press-7"))
+            named = headers | {"Idempotency-Key": "7a" * 32}
+            csr = world.csr(generate(KeyKind.P_256), "press-7")
+            assert (await client.post(ENROLL, data=csr, headers=named)).status == 202
+            (application,) = await world.store.applications()
+            await world.store.decide([application.id], Decision.APPROVED, world.clock.now(), actor="test")
+            world.signer.away = True
+            assert (await client.post(ENROLL, data=csr, headers=named)).status == 503
+            assert [one.decision for one in await world.store.applications()] == [Decision.APPROVED]
+            world.signer.away = False
+            first = await client.post(ENROLL, data=csr, headers=named)
+            again = await client.post(ENROLL, data=csr, headers=named)
+            assert (first.status, await first.read()) == (200, await again.read())
+            for _ in range(3):
+                other = await client.post(ENROLL, data=world.csr(generate(KeyKind.P_256), "press-7"), headers=headers)
+                assert (other.status, "used before" in await other.text()) == (401, True)
+            assert [one.decision for one in await world.store.applications()] == [Decision.USED]
+
+    asyncio.run(scene())
+
+
+def test_the_approval_of_a_key_is_good_once(opened) -> None:
+    async def scene() -> None:
+        async with opened({"ecc-devices": {"approval": "manual"}}) as world, world.client() as client:
+            csr = world.csr(generate(KeyKind.P_256), "press-7")
+            headers = [world.basic("press-7", await world.invite("ecc-devices", "press-7")) for _ in range(2)]
+            assert (await client.post(ENROLL, data=csr, headers=headers[0])).status == 202
+            (application,) = await world.store.applications()
+            await world.store.decide([application.id], Decision.APPROVED, world.clock.now(), actor="test")
+            assert (await client.post(ENROLL, data=csr, headers=headers[0])).status == 200
+            second = await client.post(ENROLL, data=csr, headers=headers[1])
+            assert (second.status, "Make a new key" in await second.text()) == (403, True)
+            # The second token was not burned by that.
+            new = await client.post(ENROLL, data=world.csr(generate(KeyKind.P_256), "press-7"), headers=headers[1])
+            assert new.status == 202
+
+    asyncio.run(scene())
+
+
+def test_a_repeated_request_whose_certificate_was_revoked_is_told(opened) -> None:
+    async def scene() -> None:
+        async with opened() as world, world.client() as client:
+            headers = world.basic("press-7", await world.invite("ecc-devices", "press-7")) | {"Idempotency-Key": "7a" * 32}
+            csr = world.csr(generate(KeyKind.P_256), "press-7")
+            assert (await client.post(ENROLL, data=csr, headers=headers)).status == 200
+            (record,) = await world.store.by_device("press-7")
+            await world.store.revoke([record.id], Reason.keyCompromise, world.clock.now(), actor="test")
+            again = await client.post(ENROLL, data=csr, headers=headers)
+            assert (again.status, "Make a new request" in await again.text()) == (409, True)
 
     asyncio.run(scene())
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ca.model import Method
+from ca.model import Method, Reason
 from enroll.path import verify_path
 from pkix import extensions
 from pkix.algorithms import SIGNATURES, KeyKind
@@ -194,6 +194,43 @@ def test_a_device_enrols_with_a_message_signed_by_its_idevid(opened, kind: KeyKi
             fresh = sign_data(build_csr(generate(KeyKind.P_256), name()), key, idevid, now=NOW)
             again = world.certificate(await (await client.post(ENROLL, data=fresh, headers=SIGNED)).read())
             assert again.serial != certificate.serial
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("reason", [Reason.keyCompromise, Reason.certificateHold])
+def test_a_device_that_was_revoked_comes_back_by_an_invitation_only(opened, reason: Reason) -> None:
+    async def scene() -> None:
+        root, key = maker(), generate(KeyKind.P_256)
+        idevid = root.certify(key, SUBJECT)
+        async with opened() as world, world.client() as client:
+            trusting(world, root)
+
+            def message() -> bytes:
+                return sign_data(build_csr(generate(KeyKind.P_256), name()), key, idevid, now=NOW)
+
+            assert (await client.post(ENROLL, data=message(), headers=SIGNED)).status == 200
+            (record,) = await world.store.by_device("press-7")
+            await world.store.revoke([record.id], reason, world.clock.now(), actor="test")
+            refused = await client.post(ENROLL, data=message(), headers=SIGNED)
+            assert (refused.status, "invitation" in await refused.text()) == (403, True)
+            await world.enrolled(client, "ecc-devices", "press-7", generate(KeyKind.P_256))
+
+    asyncio.run(scene())
+
+
+def test_the_same_serial_number_from_another_maker_is_another_device(opened) -> None:
+    async def scene() -> None:
+        async with opened() as world, world.client() as client:
+            makers = [maker(), maker(subject=name(("O", "Pump Works"), ("CN", "Pump Works Root")))]
+            trusting(world, *makers)
+            answers = []
+            for each in makers:
+                key = generate(KeyKind.P_256)
+                message = sign_data(build_csr(generate(KeyKind.P_256), name()), key, each.certify(key, SUBJECT), now=NOW)
+                answers.append(await client.post(ENROLL, data=message, headers=SIGNED))
+            assert [answer.status for answer in answers] == [200, 403]
+            assert "another credential" in await answers[1].text()
 
     asyncio.run(scene())
 

@@ -137,6 +137,26 @@ def test_a_revoked_or_held_certificate_opens_nothing(opened, operation: str, rea
     asyncio.run(scene())
 
 
+def test_a_revocation_between_the_door_and_the_store_stops_a_renewal(opened) -> None:
+    async def scene() -> None:
+        key = generate(KeyKind.P_256)
+        async with opened() as world, world.client() as client:
+            current = await world.enrolled(client, "ecc-devices", "press-7", key)
+            (record,) = await world.store.by_device("press-7")
+            inner = world.store.intend
+
+            async def intend(linted, now):
+                await world.store.revoke([record.id], Reason.keyCompromise, now, actor="test")
+                return await inner(linted, now)
+
+            world.store.intend = intend
+            answer = await client.post(path("ecc-devices"), data=renewal(key, current, world.clock.now()), headers=SIGNED)
+            assert (answer.status, "revoked or on hold" in await answer.text()) == (403, True)
+            assert len(await world.store.by_device("press-7")) == 1
+
+    asyncio.run(scene())
+
+
 def test_an_expired_certificate_and_one_of_another_fleet(opened) -> None:
     async def scene() -> None:
         key = generate(KeyKind.P_256)
@@ -184,7 +204,8 @@ def test_renewal_needs_no_second_approval(opened) -> None:
             headers = world.basic("press-7", await world.invite("ecc-devices", "press-7"))
             csr = world.csr(key, "press-7")
             assert (await client.post(path("ecc-devices", "simpleenroll"), data=csr, headers=headers)).status == 202
-            await world.store.decide("ecc-devices", "press-7", Decision.APPROVED, world.clock.now(), actor="test")
+            (application,) = await world.store.applications()
+            await world.store.decide([application.id], Decision.APPROVED, world.clock.now(), actor="test")
             answer = await client.post(path("ecc-devices", "simpleenroll"), data=csr, headers=headers)
             current = world.certificate(await answer.read())
             for operation in ("simplereenroll", "simpleenroll"):

@@ -14,6 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -276,6 +277,31 @@ def test_the_log_has_every_signature_in_one_chain(hsm: Any) -> None:
     raw = (hsm.home / "sign.log").read_bytes().splitlines()
     assert [line["prev"] for line in lines] == ["0" * 64, *(sha256(line).hexdigest() for line in raw[:-1])]
     assert client.call("log_head") == {"seq": len(raw), "sha256": sha256(raw[-1]).hexdigest()}
+
+
+def test_what_strangers_can_ask_for_is_summed_up(hsm: Any) -> None:
+    client = hsm.login()
+    for key, kind in (("fast", "p-256"), ("slow", "sm2"), ("ca", "p-256")):
+        client.call("generate", key=key, kind=kind)
+    for key, start in (("fast", 0), ("slow", 1000)):
+        for data in digests(300, start):
+            assert "signature" in client.sign(key, data, "ocsp")
+    assert "signature" in client.sign("ca")
+    lines = log_lines(hsm.home)
+    assert lines[-1]["purpose"] == "certificate"  # and everything before it is in the log by now
+    summaries = lines[:-1]
+    assert {line["purpose"] for line in summaries} == {"ocsp"}
+    assert len(summaries) < 100
+    assert sum((Counter(line["keys"]) for line in summaries), Counter()) == {"fast": 300, "slow": 300}
+    inputs = iter(digests(300) + digests(300, 1000))
+    for line in summaries:
+        assert line["inputs"] == sha256(b"".join(sha256(next(inputs)).digest() for _ in range(line["count"]))).hexdigest()
+
+    assert "signature" in client.sign("fast", b"\x05" * 32, "ocsp")
+    assert hsm.stop() == 0
+    assert log_lines(hsm.home)[-1]["inputs"] == sha256(sha256(b"\x05" * 32).digest()).hexdigest()
+    raw = (hsm.home / "sign.log").read_bytes().splitlines()
+    assert [line["prev"] for line in log_lines(hsm.home)] == ["0" * 64, *(sha256(line).hexdigest() for line in raw[:-1])]
 
 
 def test_no_signature_is_out_that_the_log_lacks_when_it_is_killed(hsm: Any) -> None:

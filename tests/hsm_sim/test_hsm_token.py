@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cbor2
 import pytest
 
-from hsm_sim import initialise
-from hsm_sim.token import TRIES, Token
+from hsm_sim import files, initialise
+from hsm_sim.token import FREE_CUTS, TRIES, Token
 from hsm_sim.vault import Vault
 from hsm_sim.wire import Code, Rejected
 from pkix.algorithms import KeyKind
-from pkix.errors import Fatal, Malformed, NotFound
+from pkix.errors import Conflict, Fatal, Malformed, NotFound
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -46,6 +49,63 @@ def test_initialising_twice_changes_nothing(home: Path, run_hsm: Run) -> None:
     assert run_hsm("init", "--home", str(home)).returncode == 0
     assert contents(home) == before
     assert len(before["pin"].strip()) >= 20
+
+
+def test_two_who_initialise_at_once_make_one_token(tmp_path: Path, run_hsm: Run) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        ended = list(pool.map(lambda _: run_hsm("init", "--home", str(tmp_path / "hsm")), range(6)))
+    assert [(one.returncode, one.stderr) for one in ended] == [(0, "")] * 6
+    unlocked(tmp_path / "hsm")
+
+
+def test_the_second_looks_again_when_it_has_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, made = files.lock, []
+
+    def overtaken(home: Path) -> int:
+        monkeypatch.setattr(files, "lock", lock)
+        initialise(home, NOW)
+        made.append(contents(home))
+        return lock(home)
+
+    monkeypatch.setattr(files, "lock", overtaken)
+    initialise(tmp_path, NOW)
+    assert made == [contents(tmp_path)]
+
+
+def test_a_token_is_never_replaced(home: Path) -> None:
+    before = contents(home)
+    with pytest.raises(FileExistsError):
+        files.create(home / "token", b"another")
+    files.sweep(home)
+    assert contents(home) == before
+
+
+def test_initialising_disturbs_nobody_who_serves_the_home(home: Path) -> None:
+    (home / "pin.tries.new").write_bytes(b"being written by the process that serves")
+    lock = files.lock(home)
+    initialise(home, NOW)
+    os.close(lock)
+    assert (home / "pin.tries.new").exists()
+
+
+def test_who_holds_the_home_and_makes_no_token_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LOCK_PATIENCE", 0.0)
+    lock = files.lock(tmp_path)
+    with pytest.raises(Conflict, match="another HSM process"):
+        initialise(tmp_path, NOW)
+    os.close(lock)
+
+
+def test_keys_whose_token_is_lost_get_no_new_one(home: Path, run_hsm: Run) -> None:
+    asyncio.run(unlocked(home).generate("root", KeyKind.P_256, NOW))
+    (home / "token").rename(home / "token.away")
+    before = contents(home)
+    ended = run_hsm("init", "--home", str(home))
+    assert ended.returncode == 1
+    assert "from a backup" in ended.stderr
+    assert contents(home) == before
+    (home / "token.away").rename(home / "token")
+    assert unlocked(home).get("root")
 
 
 @pytest.mark.parametrize("lost", [["token"], ["token", "pin.tries"], ["token", "pin.tries", "device.key"]])
@@ -115,8 +175,45 @@ def test_the_try_is_counted_on_disk_before_the_pin_is_looked_at(home: Path, monk
 
     monkeypatch.setattr(Token, "_unwrap", look)
     unlocked(home)
-    assert (seen, (home / "pin.tries").read_bytes()) == ([b"1\n"], b"0\n")
+    assert (seen, (home / "pin.tries").read_bytes()) == ([b"0 1\n"], b"0\n")
     assert TRIES == 10
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def test_tries_that_a_crash_cut_off_do_not_lock_the_owner_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(_: Token, __: str) -> bytes | None:
+        raise Crash
+
+    for count in range(1, FREE_CUTS + 1):
+        with monkeypatch.context() as patched:
+            patched.setattr(Token, "_unwrap", crash)
+            with pytest.raises(Crash):
+                unlocked(home)
+        assert (home / "pin.tries").read_bytes() == b"0 %d\n" % count
+    unlocked(home)
+    assert (home / "pin.tries").read_bytes() == b"0\n"
+
+
+@pytest.mark.parametrize(("cut", "wait"), [(3, 2), (4, 4), (10, 256), (11, 300), (10**9, 300)])
+def test_who_cuts_the_power_to_guess_waits_ever_longer(home: Path, monkeypatch: pytest.MonkeyPatch, cut: int, wait: int) -> None:
+    (home / "pin.tries").write_bytes(b"7 %d\n" % cut)
+    monkeypatch.setattr("hsm_sim.token.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    clock = [1000.0]
+    token = Token(home)
+    clock[0] += wait - 0.1
+    with pytest.raises(Rejected, match="cut off") as caught:
+        asyncio.run(token.login("wrong PIN"))
+    assert caught.value.code == Code.PIN_LOCKED
+    assert token.tries() == (7, cut)  # not even looked at
+    clock[0] += 0.2
+    with pytest.raises(Rejected) as caught:
+        asyncio.run(token.login("wrong PIN"))
+    assert (caught.value.code, token.tries()) == (Code.PIN_INCORRECT, (8, cut))
+    asyncio.run(token.login((home / "pin").read_text().strip()))
+    assert token.tries() == (0, 0)
 
 
 def flip(octets: bytes, place: int) -> bytes:

@@ -196,3 +196,24 @@ def test_init_again_changes_nothing(plant):
     plant.run("init", "--http-port", str(plant.http), "--https-port", str(plant.https))
     assert plant.json("ca", "list") == before
     plant.run("init", "--http-port", "1234", expect=5)
+
+
+def test_no_device_serial_reaches_our_own_certificates(plant):
+    plant.run("cert", "revoke", "ecc-issuing", "--yes", expect=3)
+    plant.run("cert", "revoke", "ironroot-service", "--yes", expect=3)
+    assert plant.json("cert", "revoke", plant.json("ca", "show", "ecc-issuing")["sha256"], "--dry-run")[0]["profile"] == "ecc-issuing"
+
+
+def test_a_serial_in_two_fleets_is_asked_about(plant):
+    plant.enrolled("ecc-devices", "twice-1")
+    plant.devices.joinpath("twice-1").rename(plant.devices / "twice-1-ecc")
+    plant.enrolled("sm2-devices", "twice-1")
+    assert "--fleet" in plant.run("cert", "revoke", "twice-1", "--yes", expect=5).stderr
+    plant.run("cert", "revoke", "twice-1", "--fleet", "sm2-devices", "--yes")
+    assert plant.json("cert", "show", "twice-1", "--fleet", "ecc-devices")["status"] == "good"
+    assert plant.json("cert", "show", "twice-1", "--fleet", "sm2-devices")["status"] == "revoked"
+
+
+def test_verify_knows_our_own_authorities(plant):
+    state = plant.enrolled("sm2-devices", "alone-1")
+    assert plant.json("verify", str(state / "device.pem"), "--purpose", "client")["good"]

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from plant import free_ports
 
 from pkix.cms import parse_certs_only
 from pkix.csr import build_csr
@@ -57,6 +58,32 @@ def test_a_port_that_is_taken_is_said(plant, own_plant):
     (own_plant.home / "ironroot.toml").write_text(text.replace(str(own_plant.http), str(plant.http)))
     refused = own_plant.run("serve", expect=5)
     assert str(plant.http) in refused.stderr
+
+
+def test_one_service_a_home(own_plant):
+    own_plant.start()
+    text = (own_plant.home / "ironroot.toml").read_text()
+    (own_plant.home / "ironroot.toml").write_text(text.replace(str(own_plant.http), str(free_ports(1)[0])))
+    assert "Another ironroot serve" in own_plant.run("serve", expect=5).stderr
+    (own_plant.home / "ironroot.toml").write_text(text)
+    own_plant.run("init")  # which may be run while it serves, and uses its HSM
+    assert own_plant.stop() == 0
+
+
+def test_a_home_where_others_may_write_is_refused(own_plant):
+    own_plant.home.chmod(0o777)
+    assert "chmod 700" in own_plant.run("init", expect=4).stderr
+    own_plant.home.chmod(0o700)
+
+
+def test_init_does_not_change_what_certificates_carry(own_plant):
+    own_plant.run("init", "--organization", "Another", expect=5)
+
+
+def test_an_address_that_nobody_can_reach_is_refused(own_plant):
+    file = own_plant.home / "ironroot.toml"
+    file.write_text(file.read_text().replace('host = "127.0.0.1"', 'host = "0.0.0.0"', 1))
+    assert "public_url" in own_plant.run("serve", expect=2).stderr
 
 
 def test_unknown_settings_are_refused_and_named(own_plant):

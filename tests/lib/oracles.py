@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from asn1crypto import core, x509
 from plant import Plant
@@ -52,9 +53,11 @@ def issued(home: Path, fleet: str) -> dict[str, list[bytes]]:
     return found
 
 
-def signatures(home: Path) -> list[dict[str, str]]:
-    """Lines of the HSM's log; the chain through them holds."""
-    lines = (home / "hsm" / "sign.log").read_bytes().splitlines()
+def signatures(home: Path) -> list[dict[str, Any]]:
+    """Lines of the HSM's log, those put aside first; the chain through them holds. OCSP's are summaries without ``key`` and ``input``."""
+    aside = [path for path in (home / "hsm").glob("sign.log.*") if path.suffix[1:].isdecimal()]  # named by the number of the first line
+    logs = [*sorted(aside, key=lambda path: int(path.suffix[1:])), home / "hsm" / "sign.log"]
+    lines = [line for log in logs for line in log.read_bytes().splitlines()]
     previous, found = "0" * 64, []
     for number, line in enumerate(lines, start=1):
         entry = json.loads(line)
@@ -83,7 +86,10 @@ def unrecorded(home: Path) -> list[str]:
         known.add(made)
         if row["state"] == "issued" and made not in after:
             found.append(f"O1: certificate {row['id']} of {row['device']} is recorded, but the HSM did not sign it")
+    ours = {row["key"] for row in authorities}
     for entry in before:
+        if entry["purpose"] == "ocsp" and ours & entry["keys"].keys():
+            found.append(f"O1: an authority's own key signed for OCSP: line {entry['seq']} of the HSM's log")
         if entry["purpose"] == "certificate" and (entry["key"], entry.get("input") or entry["sha256"]) not in known:
             found.append(f"O1: the HSM signed without a record: line {entry['seq']} of its log, {entry['key']}")
     return found

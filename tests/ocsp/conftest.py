@@ -105,14 +105,16 @@ class World:
         return Answerer(self.store, self.signer, self.authorities, self.responders, **settings)
 
     @asynccontextmanager
-    async def client(self, **settings: Any) -> AsyncIterator[TestClient[web.Request, web.Application]]:
-        """An aiohttp client at the running status doors."""
+    async def client(self, *, auto_decompress: bool = True, **settings: Any) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+        """An aiohttp client at the running status doors; ``auto_decompress`` is aiohttp's."""
         door = StatusDoor(
             store=self.store, signer=self.signer, authorities=self.authorities, responders=self.responders, clock=self.clock, **settings
         )
         app = web.Application()
         app.add_routes(routes(door))
-        async with TestClient(TestServer(app)) as client:
+        server = TestServer(app)
+        await server.start_server(auto_decompress=auto_decompress)
+        async with TestClient(server) as client:
             yield client
 
     async def certificate(self, device: str = "press-7", family: str = "ecc") -> Certificate:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ca.authority import certify_responder
-from ca.model import Authority, Reason, State
+from ca.model import Authority, Reason, Signable, State
 from ocsp.answer import Answerer, Responder
 from pkix import der
 from pkix.certificate import parse_certificate
@@ -217,6 +217,88 @@ def test_what_is_kept_is_bounded(opened) -> None:
                 await answerer.answer(world.ask(serial), world.clock.now())
             await answerer.answer(world.ask(certificates[2].serial), world.clock.now())
             assert world.signer.signed == signed + 104, "unknown serials push nothing out"
+
+    asyncio.run(scene())
+
+
+def test_asking_on_and_on_about_an_unknown_serial_costs_one_signature_in_5_seconds(opened) -> None:
+    async def scene() -> None:
+        async with opened() as world:
+            answerer, signed = world.answerer(), world.signer.signed
+            first = await answerer.answer(world.ask(1234), world.clock.now())
+            for _ in range(49):
+                world.clock.moment += timedelta(milliseconds=100)
+                again = await answerer.answer(world.ask(1234), world.clock.now())
+                assert (again.der, again.fresh) == (first.der, None)
+            assert world.signer.signed == signed + 1
+            world.clock.moment += timedelta(milliseconds=100)
+            later = await answerer.answer(world.ask(1234), world.clock.now())
+            assert world.read(later).singles[0].this_update > world.read(first).singles[0].this_update
+            world.clock.moment -= timedelta(seconds=1)  # a clock that was set back: nothing from the future
+            back = await answerer.answer(world.ask(1234), world.clock.now())
+            assert world.read(back).produced_at <= world.clock.now()
+            assert world.signer.signed == signed + 3
+            nonce = await answerer.answer(world.ask(1234, nonce=b"n" * 16), world.clock.now())
+            assert world.read(nonce).nonce == b"n" * 16
+
+    asyncio.run(scene())
+
+
+def test_unknown_answers_kept_are_bounded(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ocsp.answer.UNKNOWN_KEPT", 3)
+
+    async def scene() -> None:
+        async with opened() as world:
+            answerer, signed = world.answerer(), world.signer.signed
+            for serial in (1, 2, 3, 4, 4, 3, 2, 1):
+                await answerer.answer(world.ask(serial), world.clock.now())
+            assert world.signer.signed == signed + 5, "only 1 was pushed out"
+
+    asyncio.run(scene())
+
+
+def test_an_unknown_serial_is_good_as_soon_as_it_is_issued(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never given, intended, issued, on hold, good again: all in one moment, each said at once."""
+
+    async def scene() -> None:
+        async with opened() as world:
+            answerer, serial, said = world.answerer(), 0x40 << 120 | 4711, []
+            sign = world.signer.sign
+
+            async def ask() -> None:
+                said.extend([await world.status(answerer, serial) for _ in range(2)])
+
+            async def ask_before_signing(item: Signable) -> bytes:
+                if item.purpose == "certificate":
+                    await ask()
+                return await sign(item)
+
+            monkeypatch.setattr(world.signer, "sign", ask_before_signing)
+            monkeypatch.setattr(world.issuer, "_serials", lambda: serial)
+            await ask()
+            assert (await world.certificate()).serial == serial
+            await ask()
+            record = await world.record()
+            await world.store.revoke([record.id], Reason.certificateHold, world.clock.now(), actor="test")
+            await ask()
+            await world.store.unhold([record.id], world.clock.now(), actor="test")
+            await ask()
+            assert said == [outcome for outcome in ("unknown", "unknown", "good", "revoked", "good") for _ in range(2)]
+
+    asyncio.run(scene())
+
+
+def test_a_signer_whose_time_has_not_come_is_none(opened) -> None:
+    """Made while a clock was ahead: its certificate would be refused by whoever has the right time."""
+
+    async def scene() -> None:
+        async with opened() as world:
+            certificate, answerer = await world.certificate(), world.answerer()
+            begin = world.responders["ecc-issuing"].certificate.not_before
+            world.clock.moment = begin - timedelta(seconds=1)
+            assert await world.status(answerer, certificate.serial) == "try_later"
+            world.clock.moment = begin
+            assert await world.status(answerer, certificate.serial) == "good"
 
     asyncio.run(scene())
 

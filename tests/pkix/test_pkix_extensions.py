@@ -128,6 +128,8 @@ def test_key_identifiers(pki: Callable[..., Any]) -> None:
         "dns:PLC.example",
         "dns:-a.example",
         "dns:a..example",
+        "dns:plc_7.example",
+        "dns:_tcp",
         "dns:a.example.",
         "dns:a\x00.example",
         "dns:" + "a." * 127 + "example",
@@ -151,6 +153,10 @@ def test_key_identifiers(pki: Callable[..., Any]) -> None:
 def test_names_that_no_certificate_should_carry(wrong: str) -> None:
     with pytest.raises(Malformed):
         ext.subject_alternative_name(wrong)
+
+
+def test_an_underscore_is_read_where_others_wrote_it() -> None:
+    assert ext.read_general_names(x509.SubjectAlternativeName([x509.DNSName("plc_7.example")]).public_bytes()) == ("dns:plc_7.example",)
 
 
 def test_a_host_that_is_not_ascii_but_looks_like_it_is_refused() -> None:

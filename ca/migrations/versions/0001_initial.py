@@ -17,9 +17,9 @@ ID = BigInteger().with_variant(Integer(), "sqlite")
 def upgrade() -> None:
     """Makes the tables, their indexes, and the triggers that keep the audit chain append-only."""
     _authorities_and_invitations()
+    _applications_and_leases()
     _certificates()
     _revocations()
-    _enrolment()
     _audit()
     if op.get_bind().dialect.name == "sqlite":
         _append_only_sqlite()
@@ -61,6 +61,31 @@ def _authorities_and_invitations() -> None:
     )
 
 
+def _applications_and_leases() -> None:
+    op.create_table(
+        "applications",
+        sa.Column("id", ID, autoincrement=False, nullable=False),
+        _some("fleet", Text),
+        _some("device", Text),
+        _some("spki_sha256", LargeBinary),
+        _some("method", Text),
+        _some("decision", Text),
+        _some("created", BigInteger),
+        _maybe("decided", BigInteger),
+        PrimaryKeyConstraint("id", name="applications_pkey"),
+        UniqueConstraint("device", "fleet", "spki_sha256", name="applications_device_fleet_spki_sha256_key"),
+        CheckConstraint("decision IN ('pending', 'approved', 'used', 'denied')", name="applications_decision_check"),
+        CheckConstraint("(decision = 'pending') = (decided IS NULL)", name="applications_decided_check"),
+    )
+    op.create_table(
+        "leases",
+        _some("name", Text),
+        _some("holder", Text),
+        _some("expires", BigInteger),
+        PrimaryKeyConstraint("name", name="leases_pkey"),
+    )
+
+
 def _certificates() -> None:
     op.create_table(
         "certificates",
@@ -85,6 +110,7 @@ def _certificates() -> None:
         _maybe("key", Text),
         _maybe("token", LargeBinary),
         _maybe("idempotency", LargeBinary),
+        _maybe("application", ID),
         _some("tbs_sha256", LargeBinary),
         _maybe("tbs", LargeBinary),
         _maybe("sha256", LargeBinary),
@@ -94,6 +120,7 @@ def _certificates() -> None:
         UniqueConstraint("token", name="certificates_token_key"),
         UniqueConstraint("idempotency", name="certificates_idempotency_key"),
         ForeignKeyConstraint(["token"], ["invitations.token_sha256"], name="certificates_token_fkey"),
+        ForeignKeyConstraint(["application"], ["applications.id"], name="certificates_application_fkey"),
         CheckConstraint("state IN ('intended', 'abandoned', 'issued')", name="certificates_state_check"),
         CheckConstraint("(state = 'intended') = (tbs IS NOT NULL)", name="certificates_tbs_check"),
         CheckConstraint(
@@ -144,31 +171,6 @@ def _revocations() -> None:
         _maybe("sha256", LargeBinary),
         _maybe("der", LargeBinary),
         PrimaryKeyConstraint("authority", "number", name="crls_pkey"),
-    )
-
-
-def _enrolment() -> None:
-    op.create_table(
-        "applications",
-        sa.Column("id", ID, autoincrement=False, nullable=False),
-        _some("fleet", Text),
-        _some("device", Text),
-        _some("spki_sha256", LargeBinary),
-        _some("method", Text),
-        _some("decision", Text),
-        _some("created", BigInteger),
-        _maybe("decided", BigInteger),
-        PrimaryKeyConstraint("id", name="applications_pkey"),
-        UniqueConstraint("device", "fleet", "spki_sha256", name="applications_device_fleet_spki_sha256_key"),
-        CheckConstraint("decision IN ('pending', 'approved', 'denied')", name="applications_decision_check"),
-        CheckConstraint("(decision = 'pending') = (decided IS NULL)", name="applications_decided_check"),
-    )
-    op.create_table(
-        "leases",
-        _some("name", Text),
-        _some("holder", Text),
-        _some("expires", BigInteger),
-        PrimaryKeyConstraint("name", name="leases_pkey"),
     )
 
 

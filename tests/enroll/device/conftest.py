@@ -147,11 +147,14 @@ Script = Callable[["Handler", "EstServer"], bool]
 @dataclass
 class EstServer:
     """What a test may set: ``script`` (one entry consumed by each enrolment request), ``begins``/``ends`` of what is issued,
-    ``refuse_trial``, ``answer`` (changes the certificates of an answer), ``tls_root`` (what /aia/ gives), ``cacerts``, ``date``.
-    What it may look at: ``seen``, ``issued``."""
+    ``renew`` (the header of that name), ``refuse_trial``, ``answer`` (changes the certificates of an answer), ``tls_root`` (what /aia/
+    gives), ``cacerts``, ``date``, ``tls`` (the context of connections to come). What it may look at: ``seen``, ``issued``,
+    ``connections``."""
 
     world: World
+    tls: ssl.SSLContext
     httpd: Any = None
+    connections: int = 0
     tls_root: bytes = b""
     tokens: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Certificate] = field(default_factory=dict)
@@ -160,6 +163,7 @@ class EstServer:
     script: deque[Script] = field(default_factory=deque)
     begins: timedelta = -DAY
     ends: timedelta = 89 * DAY
+    renew: str | None = None
     refuse_trial: bool = False
     allow_expired: bool = True
     answer: Callable[[list[Certificate]], list[Certificate]] = lambda certificates: certificates
@@ -186,6 +190,7 @@ class Handler(BaseHTTPRequestHandler):
     est: EstServer
 
     def setup(self) -> None:
+        self.est.connections += 1
         self.request.do_handshake()
         super().setup()
 
@@ -258,7 +263,8 @@ class Handler(BaseHTTPRequestHandler):
             est.script.popleft()
             return self.request.close()
         certificates = est.answer([est.answers[key]])
-        self.reply(200, est.wrap(cms.certs_only([certificate.der for certificate in certificates])))
+        headers = {} if est.renew is None else {"Ironroot_Renew": est.renew}
+        self.reply(200, est.wrap(cms.certs_only([certificate.der for certificate in certificates])), **headers)
 
 
 def lose_answer(_handler: Handler, _est: EstServer) -> bool:
@@ -284,9 +290,9 @@ class _Quiet(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(world: World, folder: Path, tls: Certificate | None = None) -> Iterator[EstServer]:
-    est = EstServer(world, tls_root=world.roots["ecc"].certificate.der)
-    handler = type("Bound", (Handler,), {"est": est})
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    est = EstServer(world, context, tls_root=world.roots["ecc"].certificate.der)
+    handler = type("Bound", (Handler,), {"est": est})
     (folder / "server.pem").write_text((tls or world.tls).pem + world.issuing["ecc"].certificate.pem)
     (folder / "server.key").write_bytes(world.tls_key.to_pem())
     context.load_cert_chain(folder / "server.pem", folder / "server.key")

@@ -154,6 +154,16 @@ def test_busy_is_tried_again_and_a_long_retry_after_ends_with_7(server, device, 
     assert "HSM is away" in done.err[-1]["text"]
 
 
+def test_a_request_that_is_being_worked_on_is_tried_again_with_the_same_key(server, device, scripts):
+    server.script.append(scripts.answering(409, b"being worked on", Retry_After="0"))
+    done = device("up", *options(server, server.token("P-1")))
+    assert done.code == 0, done.text
+    assert [line["code"] for line in done.err if line.get("event") == "retry"] == ["conflict"]
+    assert len({seen.headers["idempotency-key"] for seen in server.asked("simpleenroll")}) == 1
+    server.script.append(scripts.answering(409, b"being worked on", Retry_After="10"))
+    assert device("renew", "--wait", "5").code == 5
+
+
 def test_no_server_is_unavailable_and_nothing_is_lost(server, device):
     token = server.token("P-1")
     done = device("up", *options(server, token)[2:], "--url", "https://127.0.0.1:9", "--wait", "0")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from enroll.device import est
 from enroll.device.clock import Clock
 from enroll.device.credential import find_path
-from enroll.device.schedule import Backoff, persist, renew_at
+from enroll.device.schedule import Backoff, Renewal, parse_renewal, persist, renew_at
 from enroll.device.settings import SERIAL, Settings, default_algorithm, from_json
 from pkix.algorithms import KeyKind
 from pkix.errors import Conflict, Limited, Malformed, NotValid, Pending, Unavailable
@@ -31,12 +31,43 @@ def certificate(world):
 
 def test_renewal_falls_in_the_twentieth_after_two_thirds_and_is_spread(certificate):
     lifetime = certificate.not_after - certificate.not_before
-    offsets = [(renew_at(certificate, f"P-{number}") - certificate.not_before) / lifetime for number in range(2000)]
+    offsets = [(renew_at(certificate, f"P-{number}", Renewal()) - certificate.not_before) / lifetime for number in range(2000)]
     assert 2 / 3 - 1e-6 <= min(offsets) < 0.669
     assert 0.714 < max(offsets) <= 2 / 3 + 0.05
     buckets = [sum(2 / 3 + 0.005 * n <= offset < 2 / 3 + 0.005 * (n + 1) for offset in offsets) for n in range(10)]
     assert min(buckets) > 100
-    assert renew_at(certificate, "P-1") == renew_at(certificate, "P-1")
+    assert renew_at(certificate, "P-1", Renewal()) == renew_at(certificate, "P-1", Renewal())
+
+
+def test_the_fleets_window_moves_the_renewal(certificate):
+    lifetime = certificate.not_after - certificate.not_before
+    offsets = [(renew_at(certificate, f"P-{number}", Renewal(0.2, 0.4)) - certificate.not_before) / lifetime for number in range(500)]
+    assert 0.2 - 1e-6 <= min(offsets) < 0.21
+    assert 0.59 < max(offsets) <= 0.6
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0.667 0.05", (0.667, 0.05)), ("0.1 0.5", (0.1, 0.5)), ("0.9 0.05", (0.9, 0.05)), (" 0.5  1e-05\n", (0.5, 0.00001))],
+)
+def test_a_sane_renewal_is_taken_and_written_as_it_is_read(text, expected):
+    renewal = parse_renewal(text)
+    assert (renewal.after, renewal.window) == expected
+    assert parse_renewal(str(renewal)) == renewal
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0.5", "0.5 0.1 0.1", "soon later", "0.09 0.1", "0.91 0.01", "0.5 0", "0.5 -0.1", "0.4 0.51", "0.8 0.2", "nan 0.1", "0.5 nan"],
+)
+def test_any_other_renewal_leaves_the_defaults(text):
+    assert parse_renewal(text) == Renewal()
+
+
+@given(st.text())
+def test_no_renewal_text_fails_or_is_unsafe(text):
+    renewal = parse_renewal(text)
+    assert renewal.after + renewal.window < 0.951
 
 
 def test_waits_grow_with_full_jitter_and_never_pass_an_hour():
@@ -66,7 +97,7 @@ class Failing:
         return "done"
 
 
-@pytest.mark.parametrize("reason", [Unavailable("x"), Limited("x", retry_after=3)])
+@pytest.mark.parametrize("reason", [Unavailable("x"), Limited("x", retry_after=3), Conflict("x", retry_after=10)])
 def test_what_passes_is_tried_again(reason):
     slept = []
     assert persist(Failing(reason, reason), seconds=30, approval=False, tell=lambda *_: None, sleep=slept.append) == "done"
@@ -80,7 +111,7 @@ def test_approval_is_awaited_only_if_asked():
 
 
 def test_final_errors_and_long_waits_end_it_at_once():
-    for reason in (Conflict("x"), Unavailable("x", retry_after=31)):
+    for reason in (Conflict("x"), Conflict("x", retry_after=31), Unavailable("x", retry_after=31)):
         with pytest.raises(type(reason)):
             persist(Failing(reason), seconds=30, approval=True, tell=lambda *_: None, sleep=pytest.fail)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -82,6 +82,50 @@ def test_if_needed_renews_after_the_window_began(server, device, enrolled):
     assert device("status").out["renewal_due"] is True
     done = device("renew", "--if-needed")
     assert (done.code, done.out["action"], done.out["renewal_due"]) == (0, "renewed", False)
+
+
+def renewal(device):
+    """Which part of its certificate's life has passed when the device renews."""
+    certificate = device.current()
+    due = datetime.fromisoformat(device("status").out["renew_at"])
+    return (due - certificate.not_before) / (certificate.not_after - certificate.not_before)
+
+
+def test_the_fleet_says_when_to_renew_with_every_certificate(server, device, enrolled):
+    server.renew = "0.2 0.1"
+    enrolled("ecc", begins=-40 * DAY, ends=60 * DAY)
+    assert 0.2 - 1e-6 <= renewal(device) <= 0.3
+    assert device("status").out["renewal_due"] is True
+    server.renew = "0.8 0.1"
+    assert device("renew", "--if-needed").out["action"] == "renewed"
+    assert 0.8 - 1e-6 <= renewal(device) <= 0.9
+    assert device("renew", "--if-needed").out["action"] == "none"
+
+
+def test_what_the_fleet_says_changes_only_with_the_certificate(server, device, enrolled, scripts):
+    server.renew = "0.2 0.1"
+    old = enrolled("ecc", begins=timedelta(0))
+    server.renew, server.refuse_trial = "0.8 0.1", True
+    assert device("renew").code == 4
+    assert device.current() == old
+    assert renewal(device) < 0.31
+
+
+@pytest.mark.parametrize("said", ["0.99 0.5", "0 1", "whenever"])
+def test_a_renewal_that_makes_no_sense_is_not_followed(server, device, enrolled, said):
+    server.renew = said
+    enrolled("ecc", begins=timedelta(0))
+    assert 2 / 3 - 1e-6 <= renewal(device) <= 2 / 3 + 0.05
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\x00", None])
+def test_a_damaged_or_missing_note_of_when_to_renew_leaves_the_defaults(server, device, enrolled, damage):
+    server.renew = "0.2 0.1"
+    enrolled("ecc", begins=timedelta(0))
+    note = device.file("current/renew")
+    assert note.read_text() == "0.2 0.1\n"
+    note.unlink() if damage is None else note.write_bytes(damage)
+    assert 2 / 3 - 1e-6 <= renewal(device) <= 2 / 3 + 0.05
 
 
 def test_the_old_pair_stays_if_the_server_does_not_take_the_new_one(server, device, enrolled):
@@ -168,11 +212,11 @@ def test_run_renews_at_once_when_due_then_stops_on_sigterm(server, device, enrol
 
 
 def test_run_carries_on_an_enrolment_that_waits_for_approval(server, device, scripts):
-    server.script.extend([scripts.answering(202, Retry_After="0"), scripts.answering(202, Retry_After="0")])
+    server.script.extend([scripts.answering(status, Retry_After="0") for status in (202, 202, 409)])
     done = device("up", "--url", server.url, "--fleet", "sm2-devices", "--serial", "P-1", "--token", server.token("P-1"))
     assert done.code == 6
     lines = run_until(device, "enrolled")
-    assert "retry" in [line["event"] for line in lines]
+    assert [line["code"] for line in lines if line["event"] == "retry"] == ["pending", "conflict"]
     assert device.current() == server.issued[0]
 
 
