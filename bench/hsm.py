@@ -1,4 +1,4 @@
-"""Signatures a second through the simulated HSM's native socket, its log synced, at batches of 1, 8 and 64; against the same keys in process."""
+"""Signatures a second through the simulated HSM's native socket, its log synced, at batches of 1, 8 and 64; against the same keys here."""
 
 from __future__ import annotations
 

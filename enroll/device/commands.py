@@ -255,7 +255,7 @@ def _persist(action: Callable[[], None], args: Namespace, log: Log) -> None:
 
 
 def _tell(log: Log, reason: IronrootError, wait: float) -> None:
-    log.event("retry", f"{reason}; trying again in {wait:.0f} s", code=reason.code, seconds=round(wait, 1))
+    log.event("retry", f"{str(reason).rstrip('.')}; trying again in {wait:.0f} s", code=reason.code, seconds=round(wait, 1))
 
 
 def _report(folder: Folder, action: str) -> Outcome:

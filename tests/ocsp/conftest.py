@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 import pytest
@@ -105,15 +106,17 @@ class World:
         return Answerer(self.store, self.signer, self.authorities, self.responders, **settings)
 
     @asynccontextmanager
-    async def client(self, *, auto_decompress: bool = True, **settings: Any) -> AsyncIterator[TestClient[web.Request, web.Application]]:
-        """An aiohttp client at the running status doors; ``auto_decompress`` is aiohttp's."""
+    async def client(
+        self, *, auto_decompress: bool = True, ssl: SSLContext | None = None, **settings: Any
+    ) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+        """An aiohttp client at the running status doors; ``auto_decompress`` and ``ssl`` are aiohttp's."""
         door = StatusDoor(
             store=self.store, signer=self.signer, authorities=self.authorities, responders=self.responders, clock=self.clock, **settings
         )
         app = web.Application()
         app.add_routes(routes(door))
-        server = TestServer(app)
-        await server.start_server(auto_decompress=auto_decompress)
+        server = TestServer(app, scheme="https" if ssl else "http")
+        await server.start_server(auto_decompress=auto_decompress, ssl=ssl)
         async with TestClient(server) as client:
             yield client
 

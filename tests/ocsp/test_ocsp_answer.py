@@ -391,15 +391,16 @@ def test_any_octets_get_an_ocsp_answer(opened) -> None:
             good = world.ask(serial, nonce=b"n" * 32)
             outcomes: set[str] = set()
             asked: list[bytes] = []
+            places = st.integers(0, len(good) - 1)
 
             @settings(max_examples=600, database=None, deadline=None)
-            @given(st.one_of(st.binary(max_size=300), st.tuples(st.integers(0, len(good) - 1), st.binary(max_size=6), st.integers(0, 8))))
-            def collect(change: bytes | tuple[int, bytes, int]) -> None:
+            @given(st.one_of(st.binary(max_size=300), st.tuples(places, st.binary(max_size=6), st.none() | st.integers(0, 8))))
+            def collect(change: bytes | tuple[int, bytes, int | None]) -> None:
                 if isinstance(change, bytes):
                     asked.append(change)
                 else:
                     at, octets, cut = change
-                    asked.append(good[:at] + octets + good[at + cut :])
+                    asked.append(good[:at] + octets + good[at + (len(octets) if cut is None else cut) :])
 
             collect()
             for raw in asked:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import ssl
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.x509 import ocsp as their_ocsp
 
@@ -458,6 +460,28 @@ def test_a_client_that_does_not_read_its_crl_is_cut_off_and_holds_little(opened)
                 world.store = store
 
     asyncio.run(scene())
+
+
+def test_a_big_crl_comes_whole_through_the_loop_and_tls_of_a_worker(opened, tmp_path: Path) -> None:
+    """uvloop has transports of its own."""
+
+    async def scene() -> None:
+        async with opened() as world:
+            await run(tmp_path, *"openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out c -subj /CN=localhost".split())
+            server, anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+            server.load_cert_chain(tmp_path / "c", tmp_path / "k")
+            anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+            record = big_crl(world)
+            store, world.store = world.store, BigCrl(record)
+            try:
+                async with world.client(ssl=server) as client:
+                    for _ in range(2):
+                        answer = await client.get("/crl/ecc-issuing.crl", ssl=anyone)
+                        assert await answer.read() == record.der
+            finally:
+                world.store = store
+
+    uvloop.run(scene())
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_crl_breaks_nothing(opened, caplog) -> None:
