@@ -467,7 +467,8 @@ def test_a_big_crl_comes_whole_through_the_loop_and_tls_of_a_worker(opened, tmp_
 
     async def scene() -> None:
         async with opened() as world:
-            await run(tmp_path, *"openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out c -subj /CN=localhost".split())
+            made = ("-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k", "-out", "c", "-subj", "/CN=localhost")
+            await run(tmp_path, "openssl", "req", *made)
             server, anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
             server.load_cert_chain(tmp_path / "c", tmp_path / "k")
             anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE

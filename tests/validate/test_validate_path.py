@@ -361,7 +361,7 @@ def test_sm2_with_null_parameters_is_read(pki):
         ({"usage": ("digitalSignature", "keyCertSign")}, "ca_usage"),
         ({"extra": (Extension("2.5.29.14", True, der.octet_string(b"1" * 20)),)}, "must_not_be_critical"),
         ({"extra": (Extension("2.5.29.36", False, der.sequence(der.context(0, b"\x00", constructed=False))),)}, "must_be_critical"),
-        ({"names": ("dns:plc_7",)}, "bad_name"),
+        ({"extra": (Extension("2.5.29.17", False, der.sequence(extensions.general_name("dns:plc_7"))),)}, "bad_name"),
         ({"names": ("dns:192.0.2.7",)}, "bad_name"),
     ],
 )
