@@ -1,6 +1,6 @@
 """Group commit: what many tasks ask for at the same moment is done at once, by one thread, and paid for once.
 
-    thread = BatchThread(work, window=0.012)          # work: list of calls → list of outcomes, in order
+    thread = BatchThread(work, window=0.006)          # work: list of calls → list of outcomes, in order
     issued = await thread.submit(verb, item)          # many tasks; one call of work for all of them
 
 A request alone is worked on at once. Only while fewer wait than the last batch held does the thread linger, for up to ``window`` seconds,
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Context = TypeVar("Context")
 
-STEP = 0.003  # seconds: how long nothing may come before the thread stops lingering
+STEP = 0.002  # seconds: how long nothing may come before the thread stops lingering
 RETRY = 5  # seconds: what a caller is told to wait
 
 

@@ -60,7 +60,7 @@ class SqlStore:
         deadline: seconds after which a caller is told that the database does not answer.
     """
 
-    def __init__(self, url: str, *, lock_file: Path | None, window: float = 0.012, deadline: float = 10.0) -> None:
+    def __init__(self, url: str, *, lock_file: Path | None, window: float = 0.006, deadline: float = 10.0) -> None:
         self._database = Database(url, readers=READERS + 1)
         self._writer = Writer(self._database, lock_file if self._database.is_sqlite else None)
         self._writes = BatchThread("store-write", self._writer.commit, window=window, deadline=deadline, gate=self._writer.gate)
@@ -68,7 +68,7 @@ class SqlStore:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
 
     @classmethod
-    async def open(cls, url: str, *, lock_file: Path | None, window: float = 0.012, deadline: float = 10.0) -> SqlStore:
+    async def open(cls, url: str, *, lock_file: Path | None, window: float = 0.006, deadline: float = 10.0) -> SqlStore:
         """Opens the store.
 
         Raises:

@@ -159,6 +159,7 @@ async def _listen(listener: Listener, application: web.Application, context: ssl
         application,
         access_log=None,
         handle_signals=False,
+        auto_decompress=False,  # doors refuse compressed bodies; they must not cost us more than their refusal
         shutdown_timeout=_CUT,
         keepalive_timeout=75,
         max_line_size=16 * 1024,
