@@ -79,7 +79,7 @@ class Crowd:
     @classmethod
     def at(cls, plant: Plant) -> Crowd:
         stop, devices = threading.Event(), []
-        for fleet, count in (("ecc-devices", 1500), ("sm2-devices", 700)):
+        for fleet, count in (("ecc-devices", 6000), ("sm2-devices", 4000)):
             tokens = plant.tokens(fleet, *(f"{fleet}.{number}" for number in range(count)))
             names = iter(tokens)
             devices += [Devices(plant, fleet, names, tokens, stop) for _ in range(3)]
