@@ -6,7 +6,7 @@ All of ``Store``'s verbs are one durable transaction each, audit entry included:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -192,8 +192,3 @@ PATIENCE = 600
 
 A device that did not name its request gets a certificate only by finishing the intent itself: once recovery has, the token counts as
 used, and the device needs a new one. Ten minutes outlast a restart of the service or of the device."""
-
-
-def first_of(records: Iterable[Record]) -> Record | None:
-    """The first record, or None."""
-    return next(iter(records), None)

@@ -37,7 +37,6 @@ from ca.model import (
     Record,
     Status,
 )
-from ca.ports import first_of
 from ca.transaction import Transaction, Writer, audit_head, single
 from pkix.crl import CrlEntry
 
@@ -165,7 +164,7 @@ class SqlStore:
     # Look-ups
 
     async def get(self, certificate_id: int) -> Record | None:
-        return first_of(await self._read(records.by_ids, [certificate_id]))
+        return _first(await self._read(records.by_ids, [certificate_id]))
 
     async def by_serial(self, serial: int) -> list[Record]:
         return await self._read(store_read.some, _c.serial == serial) if 0 <= serial <= records.LAST_SERIAL else []
@@ -186,7 +185,7 @@ class SqlStore:
         return await self._read(store_read.some, *conditions, limit=limit)
 
     async def newest(self, profile: str, device: str) -> Record | None:
-        return first_of(await self._read(store_read.some, *store_read.issued(profile, device), newest_first=True, limit=1))
+        return _first(await self._read(store_read.some, *store_read.issued(profile, device), newest_first=True, limit=1))
 
     # Enrolment
 
@@ -250,3 +249,7 @@ class SqlStore:
     async def ready(self) -> None:
         """Commits one small write, so that a full or read-only disk shows. Raises Unavailable."""
         await self._write(store_enrol.lease, "ready", "anybody", 0, EPOCH)
+
+
+def _first(found: Sequence[Record]) -> Record | None:
+    return found[0] if found else None

@@ -199,4 +199,6 @@ async def _hierarchy(here: Installation, family: str, kind: KeyKind) -> None:
             await asyncio.sleep(1)
             stale = here.clock.now() - timedelta(seconds=error.retry_after)
             await here.issuer.recover(stale, here.clock.now())
+    else:
+        raise Unavailable(f"{family}-issuing is being made by another ironroot init. Wait for it, then run this again.", retry_after=5)
     await here.reload_authorities()
