@@ -10,6 +10,7 @@ from datetime import datetime
 
 from ca.issue import Issuer, draw_serial, self_signed
 from ca.model import Authority, Authorized, Identity, Issued, Method, Signable
+from ca.pkcs11_uri import beside
 from ca.ports import Signer, Store
 from pkix import der
 from pkix.algorithms import SIGNATURES, KeyKind, PublicKey
@@ -46,23 +47,36 @@ async def create_root(
 
 
 async def create_issuing(
-    authority: str, kind: KeyKind, profile: str, parent: Authority, *, store: Store, signer: Signer, issuer: Issuer, now: datetime
+    authority: str,
+    kind: KeyKind,
+    profile: str,
+    parent: Authority,
+    *,
+    store: Store,
+    signer: Signer,
+    issuer: Issuer,
+    now: datetime,
+    key: str | None = None,
 ) -> Authority:
-    """An authority certified by ``parent`` through the ordinary pipeline. Returns the one that exists, if it does."""
+    """An authority certified by ``parent`` through the ordinary pipeline. Returns the one that exists, if it does.
+
+    ``key`` is the reference of its key, where that is not its own id: on another token than the default.
+    """
     existing = (await store.authorities()).get(authority)
     if existing is not None:
         return existing
-    public_key = await born(signer, authority, kind)
-    issued = await _certify_own(authority, authority, public_key, "authorities", profile, parent, signer=signer, issuer=issuer, now=now)
+    key = key or authority
+    public_key = await born(signer, key, kind)
+    issued = await _certify_own(authority, key, public_key, "authorities", profile, parent, signer=signer, issuer=issuer, now=now)
     certificate = parse_certificate(issued.der)
-    made = Authority(authority, certificate, authority, parent.id, (certificate, *parent.chain))
+    made = Authority(authority, certificate, key, parent.id, (certificate, *parent.chain))
     await store.add_authority(made, now)
     return made
 
 
 async def certify_responder(authority: Authority, profile: str, *, signer: Signer, issuer: Issuer, now: datetime) -> Issued:
-    """A new delegated OCSP signer of ``authority``: a new key and its certificate (RFC 6960 4.2.2.2)."""
-    key = f"{authority.id}-ocsp-{now:%Y%m%dT%H%M%SZ}"
+    """A new delegated OCSP signer of ``authority``: a new key, where the authority's own is, and its certificate (RFC 6960 4.2.2.2)."""
+    key = beside(authority.key, f"{authority.id}-ocsp-{now:%Y%m%dT%H%M%SZ}")
     public_key = await born(signer, key, authority.certificate.public_key.kind)
     return await _certify_own(
         f"{authority.id}-ocsp", key, public_key, "responders", profile, authority, signer=signer, issuer=issuer, now=now

@@ -11,10 +11,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 
 from ca.failpoint import failpoint
-from ca.model import LINT_PROOF, Authority, Authorized, Intent, Issued, Linted, Signable, Tbs
+from ca.model import LINT_PROOF, Authority, Authorized, Intent, Issued, Linted, Signable, Tbs, current
 from ca.ports import SerialTaken, Signer, Store
 from pkix.algorithms import SIGNATURES, PublicKey
 from pkix.certificate import assemble
@@ -62,13 +63,15 @@ class Issuer:
         self._compiled: dict[tuple[str, str], Compiled] = {}
 
     async def issue(self, request: Authorized, now: datetime) -> Issued:
-        """The certificate for an authorised request, durably recorded.
+        """The certificate for an authorised request, durably recorded; from its authority's successor, if that has one.
 
         Raises:
             Refused: lint found something; or as ``Store.intend``.
             Unauthenticated, Conflict: as ``Store.intend``.
             Unavailable: HSM or database away. Nothing was handed out; where nothing was signed either, the token is good again.
         """
+        if request.key is None:  # what an authority needs for itself, its OCSP signers, comes from none but itself
+            request = replace(request, authority=current(self._authorities, request.authority))
         intent = await self._intend(request, now)
         if isinstance(intent, Issued):
             return intent

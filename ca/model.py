@@ -24,7 +24,8 @@ class Authority:
 
     ``id`` is its name in URLs and commands (``ecc-issuing``); ``key`` the reference that the signer understands; ``parent`` the id of
     the authority that certified it (its own for a root); ``chain`` its own certificate first, then upwards to the root. ``revoked``: it or
-    one above it is, or is held; it issues nothing more, and goes on saying what is revoked.
+    one above it is, or is held; it issues nothing more, and goes on saying what is revoked. ``successor``: the id of the one that issues in
+    its place, once it was given a new key; it too goes on saying what is revoked.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Authority:
     parent: str
     chain: tuple[Certificate, ...]
     revoked: bool = False
+    successor: str | None = None
 
     @property
     def is_root(self) -> bool:
@@ -42,6 +44,13 @@ class Authority:
     def family(self) -> str:
         """``sm2`` or ``ecc``: the algorithm families never mix in one chain."""
         return "sm2" if self.certificate.public_key.kind == "sm2" else "ecc"
+
+
+def current(authorities: Mapping[str, Authority], authority: str) -> str:
+    """The id of the one that issues for ``authority`` today: itself, or the last of its successors."""
+    while authority in authorities and (successor := authorities[authority].successor) is not None:
+        authority = successor
+    return authority
 
 
 class Method(StrEnum):

@@ -1,6 +1,8 @@
 """The three ports of the trust core. Adapters implement them; everything else here takes them as arguments.
 
-``Signer``: ``ca.signer_native`` (the simulator's socket). ``Store``: ``ca.store_sql`` (SQLite, PostgreSQL). ``Clock``: ``ironroot.clock``.
+``Signer``: ``ca.signer_native`` (the simulator's socket), ``ca.signer_pkcs11`` (any PKCS#11 token), ``ca.signer_router`` (several at once).
+``Store``: ``ca.store_sql`` (SQLite, PostgreSQL). ``Clock``: ``ironroot.clock``.
+
 All of ``Store``'s verbs are one durable transaction each, audit entry included: when one returns, a power cut loses nothing of it.
 """
 
@@ -77,6 +79,12 @@ class Store(Protocol):
 
     async def authorities(self) -> dict[str, Authority]:
         """All of them by id, parents before children, chains filled in."""
+
+    async def supersede(self, authority: str, successor: str, now: datetime, *, actor: str) -> None:
+        """From now on ``successor`` issues what ``authority`` would have. Raises Conflict if it has a successor already."""
+
+    async def move_key(self, authority: Authority, key: str, now: datetime, *, actor: str) -> None:
+        """Its key, the same one, has the reference ``key`` from now on. Raises Conflict if its reference is not what it was."""
 
     # Issuance
     async def intend(self, linted: Linted, now: datetime) -> Intent | Issued:

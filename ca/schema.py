@@ -92,6 +92,7 @@ authorities = Table(
     Column("key", Text, nullable=False),
     Column("parent", Text, ForeignKey("authorities.id"), nullable=False),
     Column("created", Moment, nullable=False),
+    Column("successor", Text, ForeignKey("authorities.id")),  # who issues in its place; set once
 )
 
 invitations = Table(

@@ -3,8 +3,9 @@
     signer = NativeSigner(home / "hsm" / "native.sock", home / "hsm" / "pin")
     signature = await signer.sign(Signable("ecc-issuing", public_key, "certificate", tbs))
 
-One connection, many requests on it at once; what is asked for in the same turn of the loop travels in one ``sign_many``. The connection is
-made when it is needed and again after it was lost, so an HSM that comes back is used again without a restart.
+One connection, many requests on it at once; what is asked for in the same turn of the loop, of one key for one purpose, travels in one
+``sign_many``. The connection is made when it is needed and again after it was lost, so an HSM that comes back is used again without a
+restart.
 
 What the caller may conclude: ``Unavailable`` means that nothing was signed, ``OutcomeUnknown`` that the request had left and no answer
 came. A public key that differs from the one this process saw before under the same reference is ``Fatal``.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +35,7 @@ log = structlog.get_logger("ca.signer")
 
 
 class _Item(NamedTuple):
-    key: str
     data: bytes
-    purpose: str
     future: asyncio.Future[bytes]
 
 
@@ -53,7 +53,7 @@ class NativeSigner(Signer):
         self._link: Link | None = None
         self._opening: asyncio.Task[Link] | None = None
         self._seen: dict[str, PublicKey] = {}
-        self._batch: list[_Item] = []
+        self._batches: dict[tuple[str, str], list[_Item]] = {}  # what this turn of the loop asks for, by key and purpose
         self._sending: set[asyncio.Task[None]] = set()
         self._refused_pin: tuple[int, ...] | None = None
         self._pause = self._quiet_until = 0.0
@@ -107,28 +107,25 @@ class NativeSigner(Signer):
     def _enqueue(self, item: Signable) -> asyncio.Future[bytes]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bytes] = loop.create_future()
-        if not self._batch:
+        if not self._batches:
             loop.call_soon(self._flush)
-        self._batch.append(_Item(item.key, item.public_key.signing_input(item.take()), item.purpose, future))
+        batch = self._batches.setdefault((item.key, item.purpose), [])
+        batch.append(_Item(item.public_key.signing_input(item.take()), future))
         return future
 
     def _flush(self) -> None:
         """Sends what this turn of the loop asked for, in frames that the HSM takes."""
-        batch, self._batch = self._batch, []
-        while batch:
-            count, size = 0, 0
-            while count < min(len(batch), MAX_ITEMS) and (not count or size + len(batch[count].data) <= MAX_DATA):
-                size += len(batch[count].data)
-                count += 1
-            task = asyncio.get_running_loop().create_task(self._send(batch[:count]))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
-            batch = batch[count:]
+        batches, self._batches = self._batches, {}
+        for (key, purpose), batch in batches.items():
+            for part in _parts(batch):
+                task = asyncio.get_running_loop().create_task(self._send(key, purpose, part))
+                self._sending.add(task)
+                task.add_done_callback(self._sending.discard)
 
-    async def _send(self, batch: list[_Item]) -> None:
-        items = [{"key": item.key, "data": item.data, "purpose": item.purpose} for item in batch]
+    async def _send(self, key: str, purpose: str, batch: list[_Item]) -> None:
         try:
-            outcomes: list[Any] = await self._call("sign_many", self._deadline, items=items)
+            data = [item.data for item in batch]
+            outcomes: list[Any] = await self._call("sign_many", self._deadline, key=key, purpose=purpose, data=data)
         except IronrootError as error:
             outcomes = [error] * len(batch)
         for item, outcome in zip(batch, outcomes, strict=True):
@@ -136,8 +133,8 @@ class NativeSigner(Signer):
                 continue  # its caller has gone
             if isinstance(outcome, IronrootError):
                 item.future.set_exception(type(outcome)(str(outcome), retry_after=outcome.retry_after))
-            elif "signature" in outcome:
-                item.future.set_result(outcome["signature"])
+            elif type(outcome) is bytes:
+                item.future.set_result(outcome)
             else:
                 item.future.set_exception(Answered(outcome["error"], outcome["text"]).error())
 
@@ -248,3 +245,14 @@ class NativeSigner(Signer):
         """After a hang nobody waits again for a while: 1, 2, 4, then 5 seconds, in which calls fail at once."""
         self._pause = min(2 * self._pause or 1.0, 5.0)
         self._quiet_until = asyncio.get_running_loop().time() + self._pause
+
+
+def _parts(batch: list[_Item]) -> Iterator[list[_Item]]:
+    """The batch in pieces of at most ``MAX_ITEMS`` and, but for a single longer one, ``MAX_DATA``."""
+    start, size = 0, 0
+    for end, item in enumerate(batch):
+        if end > start and (end - start == MAX_ITEMS or size + len(item.data) > MAX_DATA):
+            yield batch[start:end]
+            start, size = end, 0
+        size += len(item.data)
+    yield batch[start:]

@@ -64,8 +64,24 @@ def read_authorities(connection: Connection) -> dict[str, Authority]:
             above = None if row.parent == row.id else found[row.parent]
             chain = (certificate, *(above.chain if above else ()))
             ended = (row.parent, certificate.serial) in revoked or (above is not None and above.revoked)
-            found[row.id] = Authority(row.id, certificate, row.key, row.parent, chain, ended)
+            found[row.id] = Authority(row.id, certificate, row.key, row.parent, chain, ended, row.successor)
     return found
+
+
+def supersede(transaction: Transaction, authority: str, successor: str, now: datetime, *, actor: str) -> None:
+    """See ``ca.ports.Store.supersede``."""
+    statement = update(authorities).where(authorities.c.id == authority, authorities.c.successor.is_(None)).values(successor=successor)
+    if not transaction.connection.execute(statement).rowcount:
+        raise Conflict(f"There is no authority {authority}, or it has a successor already.")
+    transaction.audit(actor, "authority.superseded", authority, now, successor=successor)
+
+
+def move_key(transaction: Transaction, authority: Authority, key: str, now: datetime, *, actor: str) -> None:
+    """See ``ca.ports.Store.move_key``."""
+    statement = update(authorities).where(authorities.c.id == authority.id, authorities.c.key == authority.key).values(key=key)
+    if not transaction.connection.execute(statement).rowcount:
+        raise Conflict(f"The key of {authority.id} was moved by somebody else meanwhile. Look again where it is.")
+    transaction.audit(actor, "authority.moved", authority.id, now, was=authority.key, key=key)
 
 
 def invite(transaction: Transaction, given: Sequence[Invitation], now: datetime, *, actor: str) -> None:

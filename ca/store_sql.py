@@ -127,6 +127,12 @@ class SqlStore:
     async def authorities(self) -> dict[str, Authority]:
         return await self._read(store_enrol.read_authorities)
 
+    async def supersede(self, authority: str, successor: str, now: datetime, *, actor: str) -> None:
+        await self._write(store_enrol.supersede, authority, successor, now, actor=actor)
+
+    async def move_key(self, authority: Authority, key: str, now: datetime, *, actor: str) -> None:
+        await self._write(store_enrol.move_key, authority, key, now, actor=actor)
+
     # Issuance
 
     async def intend(self, linted: Linted, now: datetime) -> Intent | Issued:

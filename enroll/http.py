@@ -25,7 +25,7 @@ import structlog
 from aiohttp import web
 
 from ca.issue import Issuer
-from ca.model import Authority, Issued, Method
+from ca.model import Authority, Issued, Method, current
 from ca.ports import Clock, Store
 from enroll import est
 from enroll.auth import Authenticator, Proof
@@ -190,7 +190,7 @@ class EstDoor:
 
     def _authority(self, fleet: Fleet) -> Authority:
         try:
-            return self._authorities[fleet.authority]
+            return self._authorities[current(self._authorities, fleet.authority)]
         except KeyError:
             raise Unavailable(f"The authority of fleet {fleet.id} is not set up yet.", retry_after=60) from None
 

@@ -1,4 +1,4 @@
-"""``python -m hsm_sim [init] --home DIR``: makes a token, or serves it until SIGTERM."""
+"""``python -m hsm_sim [init|serve] --home DIR``: makes a device, or serves it until SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from hsm_sim import files
-from hsm_sim.native import Door
-from hsm_sim.signing import Signing
-from hsm_sim.signlog import SignLog, SyncFailed
-from hsm_sim.token import Token, initialise
-from pkix.errors import Fatal, IronrootError, NotFound
+from hsm_sim import files, personality
+from hsm_sim.audit import SyncFailed
+from hsm_sim.device import Device
+from hsm_sim.factory import DEFAULT_PARTITION, HASHES, check_home, initialise
+from hsm_sim.native import Door as NativeDoor
+from hsm_sim.pkcs11.door import Door as Pkcs11Door
+from hsm_sim.seal import CIPHERS
+from pkix.errors import Fatal, IronrootError
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
@@ -36,9 +40,8 @@ def _harden(*, with_parent: bool) -> None:
 
 
 def _lock(home: Path) -> None:
-    """Takes the home for this process, for as long as it lives. Raises NotFound, Conflict."""
-    if not (home / "token").exists():
-        raise NotFound(f"no token in {home}: run `python -m hsm_sim init --home {home}` first")
+    """Takes the home for this process, for as long as it lives. Raises NotFound, Fatal, Conflict."""
+    check_home(home)
     files.lock(home)
 
 
@@ -46,52 +49,53 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-async def _serve(home: Path) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what is running. Raises Fatal when the signature log cannot be trusted any more."""
+async def _serve(home: Path, *, lab: bool) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what is running. Raises Fatal when the audit log cannot be trusted any more."""
     loop = asyncio.get_running_loop()
-    stop: asyncio.Future[SyncFailed | None] = loop.create_future()
+    stop: asyncio.Future[Exception | None] = loop.create_future()
 
-    def end(failure: SyncFailed | None = None) -> None:
+    def end(failure: Exception | None = None) -> None:
         if not stop.done():
             stop.set_result(failure)
 
-    token, log = Token(home), SignLog(home / "sign.log")
-    signing = Signing(log, _now, end)
-    door = Door(token, signing, log, _now)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    server = await door.listen(home / "native.sock")
-    print("ready", flush=True)
-    failure = await stop
-    server.close()
-    await door.drain()
+    device = await Device.open(home, _now, on_failure=end, lab=lab)
+    doors: dict[Path, NativeDoor | Pkcs11Door] = {home / "native.sock": NativeDoor(device), home / "pkcs11.sock": Pkcs11Door(device)}
+    servers = []
+    failure: Exception | None = None
     try:
-        await signing.close()
-    except SyncFailed as error:
-        failure = failure or error
+        for path, door in doors.items():
+            servers.append(await door.listen(path))
+        print("ready", flush=True)
+        failure = await stop
     finally:
-        log.close()
-        (home / "native.sock").unlink(missing_ok=True)
+        for server in servers:
+            server.close()
+        await asyncio.gather(*(door.drain() for door in doors.values()))
+        try:
+            await device.close()
+        except SyncFailed as error:
+            failure = failure or error
+        for path in doors:
+            path.unlink(missing_ok=True)
     if failure is not None:
-        raise Fatal(f"the signature log could not be written for certain ({failure}); restart to read it afresh")
+        raise Fatal(f"the audit log could not be written for certain ({failure}); restart to read it afresh")
 
 
 def main() -> int:
-    """Exit codes are ironroot's: 0 ended as asked, 2 usage, 3 no token, 5 served by another process, 1 anything else."""
-    parser = argparse.ArgumentParser(prog="hsm_sim", description="The simulated HSM.")
-    parser.add_argument("command", nargs="?", choices=("init", "serve"), default="serve")
-    parser.add_argument("--home", type=Path, required=True, help="where token, keys and socket live")
-    parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one ends")
-    options = parser.parse_args()
+    """Exit codes are ironroot's: 0 ended as asked, 2 usage, 3 no device, 5 served by another process, 1 anything else."""
+    options = _options()
     home = options.home.absolute()
     try:
         _harden(with_parent=options.with_parent)
         if options.command == "init":
-            initialise(home, _now())
+            names = options.partition or [DEFAULT_PARTITION]
+            initialise(home, _now(), names=names, personality=options.personality, cipher=options.cipher, digest=options.hash)
             return 0
         _lock(home)
         sys.setswitchinterval(0.0005)
-        _run(home)
+        _run(_serve(home, lab=options.lab))
     except IronrootError as error:
         print(f"hsm_sim: {error}", file=sys.stderr)
         return error.exit_code
@@ -101,14 +105,28 @@ def main() -> int:
     return 0
 
 
-def _run(home: Path) -> None:
-    """``_serve`` on uvloop where there is one."""
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hsm_sim", description="The simulated HSM.")
+    parser.add_argument("command", nargs="?", choices=("init", "serve"), default="serve")
+    parser.add_argument("--home", type=Path, required=True, help="where keys, log and sockets live")
+    parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one ends")
+    parser.add_argument("--lab", action="store_true", help="take scenarios of faults (never where keys matter)")
+    making = parser.add_argument_group("init")
+    making.add_argument("--partition", action="append", metavar="NAME", help=f"repeat for several (default {DEFAULT_PARTITION})")
+    making.add_argument("--personality", default=personality.DEFAULT, choices=personality.NAMES, help="whose manners it has")
+    making.add_argument("--cipher", default=CIPHERS[0], choices=CIPHERS, help="what keys are sealed with")
+    making.add_argument("--hash", default=HASHES[0], choices=HASHES, help="what the audit log is chained with")
+    return parser.parse_args()
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Runs it on uvloop where there is one."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_serve(home))
+        asyncio.run(work)
     else:
-        uvloop.run(_serve(home))
+        uvloop.run(work)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,13 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_at(descriptor: int, data: bytes, place: int) -> None:
+    """``os.pwrite`` until all of it is written. Raises OSError, with part of it written."""
+    written = os.pwrite(descriptor, data, place)
+    if written < len(data):
+        write_at(descriptor, data[written:], place + written)
+
+
 def remove(path: Path) -> None:
     """Deletes ``path`` for good. Raises OSError."""
     path.unlink()

@@ -1,149 +1,295 @@
-"""The vault: the keys, in memory as usable handles, on disk as one sealed file each.
+"""The objects of a partition: found and made; in memory as usable keys, in the store as sealed records.
 
-A key file is CBOR {v, attributes, nonce, sealed}: ``sealed`` is the PKCS#8 under AES-256-GCM with KEK, and the exact octets of
-``attributes`` (label, kind, origin, created, public key) are its associated data, so none of them can be changed without the KEK. Its name
-is made from the label, so that no label can name a path and no file can stand in for another.
+What everybody may see is there from the start; private objects come with the first login, and with them the proof that none is missing,
+added or out of date. One that was damaged is refused by name and the others go on; if the set itself is not what it was, no key is used
+until the SO restores a backup or accepts what is there.
+
+A change is durable in the store first, then in the audit log, then answered. A crash in between leaves a whole object that nobody was
+told of.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-from dataclasses import dataclass
-from datetime import datetime
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import cbor2
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hsm_sim import cka, mechanisms, templates
+from hsm_sim.access import Access
+from hsm_sim.audit import Event
+from hsm_sim.errors import Code, Rejected
+from hsm_sim.failpoint import failpoint
+from hsm_sim.keys import Key, public_from
+from hsm_sim.objects import Object, Template
+from hsm_sim.records import read_record, record, supposed_label
+from hsm_sim.roles import Caller, Role, Verb
+from hsm_sim.seal import Ring
+from hsm_sim.store import ObjectRow, PartitionRow, change, marks, objects, open_marks, put_setting
+from pkix.errors import Malformed
 
-from hsm_sim import files
-from hsm_sim.wire import Code, Rejected
-from pkix.algorithms import KeyKind
-from pkix.errors import IronrootError, Malformed
-from pkix.privatekey import PrivateKey, generate, load_private_key
+if TYPE_CHECKING:
+    from hsm_sim.device import Device
 
-_KEY_CONTEXT = b"ironroot hsm key 1 "
-
-INPUT_LENGTH = {KeyKind.P_384: 48, KeyKind.ED25519: None, KeyKind.ML_DSA_65: None}  # octets of signing input; None: a message; else 32
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key that can be used: its public attributes and, inside, the private one."""
-
-    label: str
-    kind: KeyKind
-    created: str
-    spki: bytes
-    private: PrivateKey
-
-    def attributes(self) -> dict[str, Any]:
-        """What anybody who is logged in may know. Also what is sealed with the key."""
-        return {"label": self.label, "kind": str(self.kind), "origin": "generated", "created": self.created, "public_key": self.spki}
-
-    def sign(self, data: bytes) -> bytes:
-        """The signature over ``data``, a signing input (a digest, or for Ed25519 and ML-DSA the message). Raises Rejected."""
-        length = INPUT_LENGTH.get(self.kind, 32)
-        if length is not None and len(data) != length:
-            raise Rejected(Code.DATA_LEN_RANGE, f"a {self.kind} key signs {length} octets, not {len(data)}")
-        try:
-            return self.private.sign_input(data)
-        except IronrootError as error:
-            raise Rejected(Code.GENERAL_ERROR, str(error)) from error
+_PRIVATE_SEERS = frozenset((Role.OFFICER, Role.USER))
+KEYS = (cka.CKO_PRIVATE_KEY, cka.CKO_SECRET_KEY)
+"""Classes whose secret does not come in or go out in the clear."""
 
 
-class Vault:
-    """All keys of an unlocked token. ``damaged`` maps file names to what is wrong with them; the other keys go on working."""
+class Vault(Access):
+    """The objects of one partition; ``Upkeep`` adds what happens to them later, ``Partition`` what is done with keys.
 
-    def __init__(self, folder: Path, kek: bytes) -> None:
-        """Opens every key file in ``folder``."""
-        self._folder = folder
-        self._kek = AESGCM(kek)
-        self._being_made: set[str] = set()
-        self._keys: dict[str, Key] = {}
+    Attributes:
+        damaged: label (or hex id) → what is wrong with the object; known of private ones from the first login on.
+        incomplete: why the set of objects cannot be trusted; "" if it can.
+    """
+
+    def __init__(self, device: Device, row: PartitionRow) -> None:
+        super().__init__(device, row)
         self.damaged: dict[str, str] = {}
-        files.sweep(folder)
-        for path in sorted(folder.glob("*.key")):
+        self.incomplete = ""
+        self._objects: dict[bytes, Object] = {}
+        self._by_label: dict[tuple[int, str], Object] = {}
+        self._making: set[str] = set()
+        self._public = Ring.public(device.secret, self._id, device.cipher)
+        self._take(device.store.now(lambda db: objects(db, self._id)), None)
+
+    # --- from the store
+
+    async def _open(self, ring: Ring) -> None:
+        rows = await self.device.store.read(lambda db: objects(db, self._id))
+        counter, sealed = await self.device.store.read(lambda db: marks(db, self._id))
+        try:
+            total = open_marks(ring, self._id, counter, sealed)
+            missing = (total - sum(ring.mark(row.id, row.version) for row in rows)) % (1 << 256) != 0
+            self.incomplete = "objects were taken away, put in, or exchanged for older ones" if missing else ""
+        except Rejected as error:
+            self.incomplete = error.text
+        await asyncio.to_thread(self._take, rows, ring)
+        self._ring = ring
+
+    def _take(self, rows: Iterable[ObjectRow], ring: Ring | None) -> None:
+        """Reads what can be read: without ``ring`` the public objects. Those that are there already stay the same Python objects."""
+        found: dict[bytes, Object] = {}
+        damaged: dict[str, str] = {}
+        for row in rows:
+            if not row.open and ring is None:
+                continue
+            known = self._objects.get(row.id)
+            if known is not None and known.version == row.version:
+                found[row.id] = known
+                continue
             try:
-                key = self._open(path)
-                self._keys[key.label] = key
-            except Malformed as error:
-                self.damaged[path.name] = str(error)
+                found[row.id] = read_record(row, self._public if row.open or ring is None else ring, self._id, self.name)
+            except (Malformed, KeyError, TypeError, ValueError) as error:
+                why = str(error) if isinstance(error, Malformed) else "its record is torn"
+                damaged[supposed_label(row)] = f"{why}; restore it from a backup"
+        self._objects, self.damaged = found, damaged
+        self._index()
 
-    def all_keys(self) -> list[Key]:
-        return list(self._keys.values())
+    def _index(self) -> None:
+        index: dict[tuple[int, str], Object] = {}
+        for obj in self._objects.values():
+            index.setdefault((obj.cls, obj.label), obj)
+        self._by_label = index
 
-    def get(self, label: str) -> Key:
-        """Raises Rejected: KEY_NOT_FOUND, KEY_DAMAGED."""
-        key = self._keys.get(label)
-        if key is None:
-            if trouble := self.damaged.get(_file_name(label)):
-                raise Rejected(Code.KEY_DAMAGED, f"the key {label} cannot be used: {trouble}")
-            raise Rejected(Code.KEY_NOT_FOUND, f"there is no key {label}")
-        return key
+    def _close(self) -> None:
+        super()._close()
+        self._objects = {id_: obj for id_, obj in self._objects.items() if not obj.private}
+        self._index()
 
-    async def generate(self, label: str, kind: KeyKind, now: datetime) -> Key:
-        """A new key; when it returns, the key survives a power cut. Raises Rejected: KEY_EXISTS, STORAGE."""
-        if label in self._keys or label in self._being_made or _file_name(label) in self.damaged:
+    def _whole(self) -> None:
+        """Raises Rejected(TAMPERED) unless the set of objects is what it should be."""
+        if self.incomplete or self.rolled_back:
+            raise Rejected(Code.TAMPERED, f"{self.incomplete or self.rolled_back}: the security officer restores a backup, or accepts it")
+
+    # --- looking
+
+    def sees(self, caller: Caller, obj: Object) -> bool:
+        """Whether the object exists for this caller."""
+        return not obj.private or (caller.role in _PRIVATE_SEERS and caller.epoch == self.epoch)
+
+    def find(self, caller: Caller, template: Template) -> list[Object]:
+        """The token objects that match, oldest first."""
+        self.check(caller, Verb.LOOK)
+        return [obj for obj in self._objects.values() if self.sees(caller, obj) and templates.matches(obj, template)]
+
+    def everything(self) -> Iterable[Object]:
+        """All token objects in memory, whoever may see them: for housekeeping."""
+        return self._objects.values()
+
+    def get(self, caller: Caller, id: bytes) -> Object:
+        """By id. Raises Rejected(OBJECT_HANDLE_INVALID)."""
+        obj = self._objects.get(id)
+        if obj is None or not self.sees(caller, obj):
+            raise Rejected(Code.OBJECT_HANDLE_INVALID, "there is no such object")
+        return obj
+
+    def by_label(self, caller: Caller, label: str, cls: int = cka.CKO_PRIVATE_KEY) -> Object:
+        """The oldest object of this class and label. Raises Rejected: KEY_NOT_FOUND, KEY_DAMAGED, and as ``check``."""
+        obj = self._by_label.get((cls, label))
+        if obj is not None and self.sees(caller, obj):
+            return obj
+        self.check(caller, Verb.LIST_KEYS)
+        if trouble := self.damaged.get(label):
+            raise Rejected(Code.KEY_DAMAGED, f"the key {label} cannot be used: {trouble}")
+        raise Rejected(Code.KEY_NOT_FOUND, f"there is no key {label}")
+
+    def alive(self, caller: Caller, obj: Object) -> None:
+        """Raises Rejected(OBJECT_HANDLE_INVALID) for what was destroyed or is not this caller's to see."""
+        if not self.sees(caller, obj) or (obj.token and self._objects.get(obj.id) is not obj):
+            raise Rejected(Code.OBJECT_HANDLE_INVALID, "the object is not there any more")
+
+    # --- making
+
+    async def generate_pair(
+        self, caller: Caller, mechanism: int, public: Template, private: Template, params: Any = None, *, unique: bool = False
+    ) -> tuple[Object, Object]:
+        """A new key pair: the public and the private object.
+
+        Args:
+            unique: KEY_EXISTS if a private or secret key of this label is there, is being made, or is damaged.
+        Raises:
+            Rejected: as ``check``, ``templates.checked`` and ``mechanisms.generate_pair``; KEY_EXISTS, DEVICE_MEMORY, LOG_FULL, STORAGE.
+        """
+        with self._making_one(caller, Verb.GENERATE, private, unique=unique) as label:
+            templates.checked(private, cka.CKO_PRIVATE_KEY)
+            self._trusting(caller, templates.checked(public, cka.CKO_PUBLIC_KEY))
+            name = self._mechanism(mechanism)
+            await self.device.before("generate", label, caller)
+            key = await asyncio.to_thread(mechanisms.generate_pair, mechanism, params, public, private)
+            hidden = self._new_key(key, private, "generated", mechanism=mechanism)
+            shown = self._new_key(key.public(), public, "generated", mechanism=mechanism)
+            event = Event("generate", caller, key=label, mech=name, more={"kind": key.kind, "id": hidden.id.hex()})
+            await self.finish(self._add([hidden, shown], event))
+            return shown, hidden
+
+    async def generate_secret(
+        self, caller: Caller, mechanism: int, template: Template, params: Any = None, *, unique: bool = False
+    ) -> Object:
+        """A new secret key. Raises Rejected as ``generate_pair``."""
+        with self._making_one(caller, Verb.GENERATE, template, unique=unique) as label:
+            self._trusting(caller, templates.checked(template, cka.CKO_SECRET_KEY))
+            name = self._mechanism(mechanism)
+            await self.device.before("generate", label, caller)
+            key = mechanisms.generate_secret(mechanism, params, template)
+            obj = self._new_key(key, template, "generated", mechanism=mechanism)
+            event = Event("generate", caller, key=label, mech=name, more={"kind": key.kind, "id": obj.id.hex()})
+            await self.finish(self._add([obj], event))
+            return obj
+
+    async def create(self, caller: Caller, template: Template) -> Object:
+        """C_CreateObject: a certificate, data, or a public key in numbers.
+
+        Raises Rejected: TEMPLATE_INCONSISTENT for private and secret keys, which come in wrapped; TEMPLATE_INCOMPLETE; and as
+        ``generate_pair``.
+        """
+        cls = template.get(cka.CKA_CLASS)
+        if cls in KEYS:
+            raise Rejected(Code.TEMPLATE_INCONSISTENT, "private and secret keys do not come in in the clear: wrap it, and unwrap it here")
+        if cls not in (cka.CKO_PUBLIC_KEY, cka.CKO_CERTIFICATE, cka.CKO_DATA):
+            raise Rejected(Code.TEMPLATE_INCOMPLETE, "CKA_CLASS has to be a certificate's, data's or a public key's")
+        verb = Verb.CREATE if template.get(cka.CKA_TOKEN) is True or template.get(cka.CKA_PRIVATE) is True else Verb.CREATE_SESSION_OBJECT
+        self._trusting(caller, templates.checked(template, cls))
+        with self._making_one(caller, verb, template) as label:
+            await self.device.before("create", label, caller)
+            obj = self._imported(template, cls)
+            await self.finish(self._add([obj], Event("create", caller, key=label, more={"class": cls, "id": obj.id.hex()})))
+            return obj
+
+    def _imported(self, template: Template, cls: int) -> Object:
+        if cls == cka.CKO_PUBLIC_KEY:
+            return self._new_key(public_from(template), template, "imported")
+        id_ = secrets.token_bytes(16)
+        attributes, value = templates.stored(template, id_)
+        return Object(id_, 1, self.name, attributes, "imported", self._now(), value=value)
+
+    async def copy(self, caller: Caller, obj: Object, template: Template) -> Object:
+        """C_CopyObject: the same material once more, never less protected. Raises Rejected: ACTION_PROHIBITED, ATTRIBUTE_READ_ONLY …"""
+        with self._making_one(caller, Verb.COPY, {**obj.attributes, **template}) as label:
+            self.alive(caller, obj)
+            await self.device.before("copy", label, caller)
+            if obj.usage_limit is not None or obj.quorum or obj.not_before or obj.not_after:
+                raise Rejected(Code.ACTION_PROHIBITED, f"{obj.label} has limits, which a copy would get round")
+            id_ = secrets.token_bytes(16)
+            attributes = {**templates.changed(obj, template, copy=True), cka.CKA_UNIQUE_ID: id_.hex().encode()}
+            made = replace(obj, id=id_, version=1, attributes=attributes, created=self._now())
+            await self.finish(self._add([made], Event("copy", caller, key=label, more={"of": obj.label, "id": id_.hex()})))
+            return made
+
+    def _new_key(self, key: Key, template: Template, origin: str, *, mechanism: int | None = None, base: Object | None = None) -> Object:
+        id_ = secrets.token_bytes(16)
+        attributes = templates.born(template, key, id_, mechanism=mechanism, base=base)
+        return Object(id_, 1, self.name, attributes, origin, self._now(), key=key)
+
+    def _now(self) -> str:
+        return self.device.now().isoformat(timespec="seconds")
+
+    def _mechanism(self, number: int) -> str:
+        """A mechanism's name, if this device has it. Raises Rejected(MECHANISM_INVALID)."""
+        entry = mechanisms.TABLE.get(number)
+        if entry is None or not self.device.personality.allows(entry.name):
+            raise Rejected(Code.MECHANISM_INVALID, f"this device does not have mechanism 0x{number:X}")
+        return entry.name
+
+    @contextmanager
+    def _making_one(self, caller: Caller, verb: Verb, template: Template, *, unique: bool = False) -> Iterator[str]:
+        """What is checked before an object is made; its label, kept free for it meanwhile. Raises Rejected."""
+        value = template.get(cka.CKA_LABEL, b"")
+        label = value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+        self.check(caller, verb)
+        if verb is not Verb.CREATE_SESSION_OBJECT:
+            self._whole()
+            self.device.audit.permit()
+        if template.get(cka.CKA_TOKEN) is True and len(self._objects) >= self.device.personality.objects:
+            raise Rejected(Code.DEVICE_MEMORY, f"the partition has its {self.device.personality.objects} objects")
+        taken = label in self._making or label in self.damaged or any((cls, label) in self._by_label for cls in KEYS)
+        if unique and taken:
             raise Rejected(Code.KEY_EXISTS, f"there is a key {label} already")
-        self._being_made.add(label)
+        reserved = unique and label not in self._making
+        if reserved:
+            self._making.add(label)
         try:
-            key = await asyncio.to_thread(self._make, label, kind, now)
+            yield label
+        except Rejected as error:
+            self._note(verb, caller, label, error)
+            raise
         finally:
-            self._being_made.discard(label)
-        self._keys[label] = key
-        return key
+            if reserved:
+                self._making.discard(label)
 
-    def _make(self, label: str, kind: KeyKind, now: datetime) -> Key:
-        try:
-            private = generate(kind)
-        except IronrootError as error:
-            raise Rejected(Code.MECHANISM_INVALID, str(error)) from error
-        key = Key(label, kind, now.isoformat(timespec="seconds"), private.public_key.spki, private)
-        attributes = cbor2.dumps(key.attributes(), canonical=True)
-        nonce = secrets.token_bytes(12)
-        sealed = self._kek.encrypt(nonce, private.to_der(), _KEY_CONTEXT + attributes)
-        content = cbor2.dumps({"v": 1, "attributes": attributes, "nonce": nonce, "sealed": sealed})
-        try:
-            files.write(self._folder / _file_name(label), content)
-        except OSError as error:
-            raise Rejected(Code.STORAGE, f"the new key cannot be stored: {os.strerror(error.errno or 0)}") from error
-        return key
+    def _trusting(self, caller: Caller, template: Template) -> None:
+        """CKA_TRUSTED is the SO's to give. Raises Rejected(PERMISSION_DENIED …)."""
+        if template.get(cka.CKA_TRUSTED) is True:
+            self.check(caller, Verb.SET_TRUSTED)
 
-    async def destroy(self, label: str) -> None:
-        """Deletes a key for good. Raises Rejected: KEY_NOT_FOUND, KEY_DAMAGED, STORAGE."""
-        self.get(label)
-        try:
-            await asyncio.to_thread(files.remove, self._folder / _file_name(label))
-        except FileNotFoundError:
-            pass  # two at once, or deleted by hand: gone is what was asked for
-        except OSError as error:
-            raise Rejected(Code.STORAGE, f"the key {label} cannot be deleted: {os.strerror(error.errno or 0)}") from error
-        self._keys.pop(label, None)
+    async def _add(self, made: Sequence[Object], event: Event) -> None:
+        """Keeps those that outlive their session, and has it written down."""
+        kept = [obj for obj in made if obj.token]
+        more = dict(event.more)
+        async with self._changing:
+            if kept:
+                more["counter"] = await self._change("generate", put=kept)
+            for obj in kept:
+                self._objects[obj.id] = obj
+                self._by_label.setdefault((obj.cls, obj.label), obj)
+        await self.device.audit.write(replace(event, more=more))
+        failpoint("hsm.generate.audited")
 
-    def _open(self, path: Path) -> Key:
-        """Raises Malformed saying what is wrong with the file."""
-        try:
-            record = cbor2.loads(path.read_bytes())
-            sealed_attributes, nonce, sealed = record["attributes"], record["nonce"], record["sealed"]
-            pkcs8 = self._kek.decrypt(nonce, sealed, _KEY_CONTEXT + sealed_attributes)
-            attributes = cbor2.loads(sealed_attributes)
-            private = load_private_key(pkcs8)
-            key = Key(attributes["label"], KeyKind(attributes["kind"]), attributes["created"], attributes["public_key"], private)
-        except OSError as error:
-            raise Malformed(f"its file cannot be read: {os.strerror(error.errno or 0)}") from error
-        except InvalidTag as error:
-            raise Malformed("its file or an attribute in it was changed, or belongs to another token; restore it from a backup") from error
-        except (cbor2.CBORDecodeError, KeyError, TypeError, ValueError, IronrootError) as error:
-            raise Malformed("its file is torn or not a key file; restore it from a backup") from error
-        if _file_name(key.label) != path.name or private.public_key.spki != key.spki or private.kind != key.kind:
-            raise Malformed("its file stands under another key's name; restore it from a backup")
-        return key
+    async def _change(self, name: str, put: Sequence[Object] = (), drop: Sequence[Object] = ()) -> int:
+        """One transaction; the caller holds ``_changing``. Returns the new counter."""
+        ring = self._ring
+        if ring is None:
+            raise Rejected(Code.LOCKED, "the HSM was locked meanwhile: log in with its PIN")
+        rows = [record(obj, ring if obj.private else self._public, self._id) for obj in put]
+        gone = [obj.id for obj in drop]
+        seq = self.device.audit.head.seq
 
+        def transact(db: Any) -> int:
+            put_setting(db, "audit_seq", seq)
+            return change(db, self._id, ring, rows, gone)
 
-def _file_name(label: str) -> str:
-    return sha256(label.encode()).hexdigest()[:40] + ".key"
+        self.counter = await self.device.store.write(transact, name)
+        return self.counter

@@ -10,44 +10,19 @@ A request is ``{"id": uint, "op": text, ...}``; its answer ``{"id", "ok": ...}``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import cbor2
 
+from hsm_sim.errors import Code, Rejected
 from pkix.errors import Malformed
 
+T = TypeVar("T")
 MAX_FRAME = 8 << 20
 MAX_DEPTH = 4  # request map, list of items, item map, and one to spare
-
-
-class Code(StrEnum):
-    """Error codes on the wire; stable."""
-
-    BAD_REQUEST = "bad_request"
-    PIN_INCORRECT = "pin_incorrect"
-    PIN_LOCKED = "pin_locked"
-    LOCKED = "locked"
-    USER_NOT_LOGGED_IN = "user_not_logged_in"
-    KEY_NOT_FOUND = "key_not_found"
-    KEY_EXISTS = "key_exists"
-    KEY_DAMAGED = "key_damaged"
-    MECHANISM_INVALID = "mechanism_invalid"
-    DATA_LEN_RANGE = "data_len_range"
-    STORAGE = "storage"
-    STOPPING = "stopping"
-    GENERAL_ERROR = "general_error"
-
-
-class Rejected(Exception):
-    """A request that is answered with an error: ``code``, and a sentence that names no secret."""
-
-    def __init__(self, code: Code, text: str) -> None:
-        super().__init__(text)
-        self.code, self.text = code, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +41,46 @@ class Request:
             raise Malformed('a request needs "id" (an unsigned number) and "op" (a text)')
         return cls(number, op, message)
 
+    @classmethod
+    def over(cls, args: Mapping[str, Any]) -> Request:
+        """For a handler, which has the arguments alone."""
+        return cls(0, "", dict(args))
+
     def text(self, name: str, longest: int = 128) -> str:
-        """The argument ``name``, a printable text of 1 to ``longest`` characters. Raises Rejected."""
+        """The argument ``name``, a printable text of 1 to ``longest`` characters. Raises Rejected, as all of these."""
         return printable(self.args.get(name), name, longest)
+
+    def text_or(self, name: str, otherwise: str) -> str:
+        """The same, or ``otherwise`` when it is left out."""
+        return self.text(name) if self.args.get(name) is not None else otherwise
+
+    def octets(self, name: str, shortest: int = 1, longest: int = MAX_FRAME) -> bytes:
+        """The argument ``name``, a byte string; empty when it is left out and that is long enough."""
+        value = self.args.get(name, b"")
+        if type(value) is not bytes or not shortest <= len(value) <= longest:
+            raise Rejected(Code.BAD_REQUEST, f'"{name}" has to be {shortest} to {longest} octets')
+        return value
+
+    def number(self, name: str, low: int, high: int, otherwise: int | None = None) -> int:
+        """The argument ``name``, a number from ``low`` to ``high``; ``otherwise`` when it is left out, if there is one."""
+        value = self.args.get(name, otherwise)
+        if type(value) is not int or not low <= value <= high:
+            raise Rejected(Code.BAD_REQUEST, f'"{name}" has to be a number from {low} to {high}')
+        return value
+
+    def many(self, name: str, kind: type[T], most: int = 64) -> list[T]:
+        """The argument ``name``, a list of at most ``most`` values of type ``kind``; empty when it is left out."""
+        value = self.args.get(name, [])
+        if type(value) is not list or len(value) > most or any(type(one) is not kind for one in value):
+            raise Rejected(Code.BAD_REQUEST, f'"{name}" has to be a list of at most {most} values of type {kind.__name__}')
+        return value
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """The argument ``name``, a map with text keys; empty when it is left out."""
+        value = self.args.get(name, {})
+        if type(value) is not dict or any(type(key) is not str for key in value):
+            raise Rejected(Code.BAD_REQUEST, f'"{name}" has to be a map with text keys')
+        return value
 
 
 def printable(value: object, name: str, longest: int = 128) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ca.pkcs11_uri import Pkcs11Uri, parse_store
 from ironroot.files import write_atomically
 from pkix.errors import Conflict, Malformed, NotFound
 from policies.compile import Urls
@@ -39,8 +40,7 @@ names = ["localhost", "127.0.0.1", "::1"]    # in the service's own certificate
 # public_url = "https://pki.plant.example:8443"
 
 [hsm]
-socket = "hsm/native.sock"
-pin_file = "hsm/pin"
+{hsm}
 
 [database]
 url = "sqlite:///db/ironroot.db"             # or postgresql+psycopg://…
@@ -50,12 +50,25 @@ crl_hours = 24               # lifetime of a CRL; a new one is made at half of i
 ocsp_minutes = 60            # lifetime of an OCSP response
 """
 
+_SIMULATOR = """\
+socket = "hsm/native.sock"   # the simulator that comes with ironroot
+pin_file = "hsm/pin"
+# uri = "pkcs11:token=…?module-path=…&pin-source=file:…"   # a PKCS#11 token in its place (docs/key-stores.md)"""
+
 
 def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be http://host[:port][/path] or https://…")
     return value.rstrip("/")
+
+
+def _store(value: str) -> str:
+    try:
+        parse_store(value)
+    except Malformed as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
 def _address(value: str) -> str:
@@ -93,10 +106,15 @@ class TlsListener(Listener):
 
 
 class Hsm(_Part):
-    """Where the HSM listens and where its PIN is kept; relative to the home folder."""
+    """Where the simulator listens and where its PIN is kept, relative to the home folder; or ``uri``, a PKCS#11 token in its place.
+
+    ``processes``: how many processes of each of ours may use a token at once.
+    """
 
     socket: str = "hsm/native.sock"
     pin_file: str = "hsm/pin"
+    uri: Annotated[str, AfterValidator(_store)] | None = None
+    processes: Annotated[int, Field(ge=1, le=32)] = 2
 
 
 class Database(_Part):
@@ -148,6 +166,11 @@ class Settings(_Part):
         """The file beside an SQLite database on which its writers queue; None for other databases."""
         prefix = "sqlite:///"
         return Path(self.database_url.removeprefix(prefix) + ".lock") if self.database_url.startswith(prefix) else None
+
+    @property
+    def hsm_uri(self) -> Pkcs11Uri | None:
+        """The token that holds the keys; None: the simulator does, over its own socket."""
+        return None if self.hsm.uri is None else parse_store(self.hsm.uri)
 
     @property
     def hsm_socket(self) -> Path:
@@ -207,12 +230,14 @@ class Settings(_Part):
             raise Malformed(f"{file}: {error}") from None
 
 
-def write_default(home: Path, http_port: int | None, https_port: int | None, organization: str | None) -> None:
-    """Writes ``home/ironroot.toml``, for its owner only, unless it is there.
+def write_default(home: Path, http_port: int | None, https_port: int | None, organization: str | None, hsm: str | None = None) -> None:
+    """Writes ``home/ironroot.toml``, for its owner only, unless it is there. ``hsm`` is a PKCS#11 URI; without it the simulator is used.
 
     Raises:
         Conflict: it is there and says something else than what is asked for now.
+        Malformed: ``hsm`` names no token.
     """
+    uri = None if hsm is None else str(parse_store(hsm))
     file = home / "ironroot.toml"
     if file.exists():
         settings = Settings.load(home)
@@ -220,12 +245,15 @@ def write_default(home: Path, http_port: int | None, https_port: int | None, org
             ("http.port", http_port, settings.http.port),
             ("https.port", https_port, settings.https.port),
             ("organization", organization, settings.organization),
+            ("hsm.uri", uri, settings.hsm_uri and str(settings.hsm_uri)),
         ):
             if asked is not None and asked != said:
                 raise Conflict(f"{file} says {what} = {said}, not {asked}. Certificates carry it: change the file on purpose.")
         return
     organization = (organization or "ironroot").replace("\\", "\\\\").replace('"', '\\"')
-    text = _TEMPLATE.format(http_port=http_port or 8080, https_port=https_port or 8443, organization=organization)
+    text = _TEMPLATE.format(
+        http_port=http_port or 8080, https_port=https_port or 8443, organization=organization, hsm=f'uri = "{uri}"' if uri else _SIMULATOR
+    )
     write_atomically(file, text.encode(), mode=0o600)
 
 

@@ -24,6 +24,8 @@ from ca.authority import certify_responder, create_issuing, create_root
 from ca.crl import publish
 from ca.migrate import upgrade
 from ca.model import Authority, Authorized, Identity, Method, Record
+from ca.pkcs11_uri import parse_store
+from ca.signer_pkcs11 import Pkcs11Signer
 from ironroot.files import write_atomically
 from ironroot.names import canonical
 from ironroot.responders import responder_profile
@@ -34,7 +36,7 @@ from pkix import pem, sm2
 from pkix.algorithms import KeyKind
 from pkix.certificate import Certificate, parse_certificate
 from pkix.csr import build_csr, parse_csr
-from pkix.errors import Conflict, Fatal, IronrootError, Refused, Unavailable
+from pkix.errors import Conflict, Fatal, IronrootError, Refused, Unavailable, Unsupported
 from pkix.name import name
 from pkix.privatekey import generate
 from policies import loader
@@ -46,12 +48,17 @@ TLS_FLEET, TLS_DEVICE = "ecc-platforms", "ironroot-service"
 _PATIENCE = 30  # seconds that a second `init` waits for what an interrupted one left in the middle
 
 
-async def initialise(home: Path, *, http_port: int | None, https_port: int | None, organization: str | None) -> Settings:
-    """Makes the folder, the HSM, the database, the authorities of both families and what they publish.
+async def initialise(
+    home: Path, *, http_port: int | None, https_port: int | None, organization: str | None, hsm_uri: str | None = None
+) -> Settings:
+    """Makes the folder, the HSM, the database, the authorities and what they publish.
+
+    There are authorities of both families, or of those whose keys the token at ``hsm_uri`` can make.
 
     Raises:
-        Conflict: ``home`` exists already with other ports or another organization.
+        Conflict: ``home`` exists already with other ports, another organization or another key store.
         Malformed: settings or policies there that are not valid.
+        Unsupported: the token makes no keys of the family that the service itself needs.
     """
     home = home.absolute()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,11 +66,13 @@ async def initialise(home: Path, *, http_port: int | None, https_port: int | Non
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Refused(f"{home} belongs to somebody else, or others may write there; whoever can could swap keys and rules. chmod 700 it.")
     with home_lock(home) as ours:
-        return await _initialise(home, http_port, https_port, organization, alone=ours)
+        if hsm_uri is not None and not (home / "ironroot.toml").exists():
+            await _try(home, hsm_uri)
+        write_default(home, http_port, https_port, organization, hsm_uri)
+        return await _initialise(home, alone=ours)
 
 
-async def _initialise(home: Path, http_port: int | None, https_port: int | None, organization: str | None, *, alone: bool) -> Settings:
-    write_default(home, http_port, https_port, organization)
+async def _initialise(home: Path, *, alone: bool) -> Settings:
     settings = Settings.load(home)
     for folder in (home / "db", settings.tls, home / "idevid"):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -72,10 +81,14 @@ async def _initialise(home: Path, http_port: int | None, https_port: int | None,
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(loader.DEFAULTS, partial)
         partial.rename(settings.policies)
-    await _initialise_hsm(settings)
+    if settings.hsm_uri is None:
+        await _initialise_hsm(settings)
     await asyncio.to_thread(upgrade, settings.database_url)
     async with hsm(settings) if alone else nullcontext(), installation(settings) as here:
-        for family, kind in FAMILIES.items():
+        families = {family: kind for family, kind in FAMILIES.items() if await here.makes(kind)}
+        if "ecc" not in families:
+            raise Unsupported(f"The token makes no {FAMILIES['ecc']} keys, which the service's own certificate needs. Choose another one.")
+        for family, kind in families.items():
             await _hierarchy(here, family, kind)
         await prepare(here)
     return settings
@@ -141,7 +154,7 @@ async def ensure_tls(here: Installation) -> None:
     csr = parse_csr(build_csr(key, name(("CN", TLS_DEVICE))))
     identity = Identity(TLS_FLEET, TLS_DEVICE, Method.SERVICE, hashlib.sha256(csr.der).hexdigest(), names)
     issued = await here.issuer.issue(Authorized(csr, identity, fleet.profile, fleet.authority), now)
-    chain = [issued.der] + [above.der for above in here.authority(fleet.authority).chain[:-1]]
+    chain = [issued.der] + [above.der for above in here.authority(issued.authority).chain[:-1]]
     bundle = key.to_pem() + "".join(pem.encode("CERTIFICATE", der) for der in chain).encode()
     write_atomically(file, bundle, mode=0o600)
 
@@ -157,6 +170,15 @@ def tls_certificate(file: Path) -> Certificate | None:
 def worn(what: Record | Certificate, now: datetime) -> bool:
     """Whether it is time to renew: two thirds of its life are over, or it begins in the future (the clock was ahead when it was made)."""
     return not what.not_before <= now < what.not_before + (what.not_after - what.not_before) * 2 / 3
+
+
+async def _try(home: Path, hsm_uri: str) -> None:
+    """Raises what is wrong with a token before it is written down as the one of this installation."""
+    signer = Pkcs11Signer(parse_store(hsm_uri), home)
+    try:
+        await signer.ready()
+    finally:
+        await signer.close()
 
 
 async def _initialise_hsm(settings: Settings) -> None:

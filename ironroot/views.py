@@ -22,6 +22,8 @@ def authority(value: Authority) -> dict[str, Any]:
         "subject": certificate.subject.text,
         "algorithm": str(certificate.public_key.kind),
         "issuer": value.parent,
+        "key": value.key,
+        "successor": value.successor,
         "serial": serial(certificate.serial),
         "not_before": moment(certificate.not_before),
         "not_after": moment(certificate.not_after),

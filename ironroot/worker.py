@@ -26,6 +26,7 @@ from ironroot.log import configure
 from ironroot.responders import Responders
 from ironroot.settings import Listener, Settings
 from ironroot.setup import tls_certificate
+from ironroot.validator.own import mount as mount_validation
 from ironroot.wire import Installation, installation
 from ocsp.http import StatusDoor
 from ocsp.http import routes as status_routes
@@ -150,6 +151,7 @@ def _application(
             home=here.settings.home,
         )
         application.add_routes(est_routes(door))
+    mount_validation(application, here, api=enrolment)
     application.add_routes([web.get("/livez", _alive), web.get("/readyz", _readiness(here))])
     return application
 

@@ -223,6 +223,9 @@ def _frame(size: int, *algorithm: str) -> bytes:
     return der.sequence(identifier, der.bit_string(bytes(size)))[:-size]
 
 
+_P256 = 2**256 - 2**224 + 2**192 + 2**96 - 1
+_P256_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B  # SEC 2 2.4.2
+
 SM2_FRAME = _frame(65, _EC_PUBLIC_KEY, _SM2_OID)
 """What precedes 04 || X || Y in the SubjectPublicKeyInfo of an SM2 key."""
 _FRAMES: dict[tuple[int, bytes], KeyKind] = {
@@ -237,6 +240,32 @@ _FRAMES: dict[tuple[int, bytes], KeyKind] = {
 _BY_SIZE: dict[int, list[tuple[int, bytes, KeyKind]]] = {}
 for (_length, _octets), _kind in _FRAMES.items():
     _BY_SIZE.setdefault(_length + len(_octets), []).append((_length, _octets, _kind))
+_FRAMES_BY_SIZE = {size: tuple(frame for _, frame, _ in found) for size, found in _BY_SIZE.items()}
+
+
+def is_framed(spki: bytes) -> bool:
+    """Whether ``spki`` is, octet for octet, what its algorithm's standard puts around a key of that length: well-formed DER, that is."""
+    return spki.startswith(_FRAMES_BY_SIZE.get(len(spki), ()))
+
+
+def check_public_key(spki: bytes) -> KeyKind | None:
+    """What ``load_public_key`` checks of a point, without making a key of it; None: another kind of key, to be loaded.
+
+    Raises as ``load_public_key``.
+    """
+    for size, frame, kind in _BY_SIZE.get(len(spki), ()):
+        if spki.startswith(frame):
+            if kind is KeyKind.SM2:
+                sm2.check_point(spki[-size:])
+                return kind
+            if kind is KeyKind.P_256 and spki[-65] == 4 and _is_on_p256(spki[-64:]):
+                return kind
+    return None
+
+
+def _is_on_p256(coordinates: bytes) -> bool:
+    x, y = int.from_bytes(coordinates[:32]), int.from_bytes(coordinates[32:])
+    return x < _P256 and y < _P256 and (y * y - (x * x - 3) * x - _P256_B) % _P256 == 0
 
 
 def load_public_key(spki: bytes) -> PublicKey:

@@ -14,19 +14,22 @@ Signatures of any object of the shape SEQUENCE { tbs, AlgorithmIdentifier, BIT S
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
+from typing import Any
 
 from pkix import der, extensions, pem
-from pkix.algorithms import PublicKey, SignatureAlgorithm, load_public_key, signature_algorithm
+from pkix.algorithms import KeyKind, PublicKey, SignatureAlgorithm, check_public_key, is_framed, load_public_key, signature_algorithm
 from pkix.errors import Malformed
 from pkix.extensions import Extension
 from pkix.name import Name, parse_name
 
 MAX_SIZE = 65536
 _VERSION_3 = der.context(0, der.integer(2))
+_KEY_IDENTIFIER_FRAME = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
+"""SubjectKeyIdentifier up to its 20 octets: SEQUENCE { 2.5.29.14, OCTET STRING { OCTET STRING } }."""
 
 _load_public_key = lru_cache(maxsize=256)(load_public_key)
 _issuer_name = lru_cache(maxsize=256)(parse_name)
@@ -90,6 +93,11 @@ class Certificate:
         return _load_public_key(self.spki)
 
     @property
+    def key_kind(self) -> KeyKind:
+        """The kind of the subject's key. Raises as ``public_key``, and costs less: nothing is made ready to verify with it."""
+        return check_public_key(self.spki) or self.public_key.kind
+
+    @property
     def signature_algorithm(self) -> SignatureAlgorithm:
         """What the issuer signed with. Raises Unsupported if we do not verify that (SHA-1, MD5, …)."""
         return _signature_algorithm(self.algorithm)
@@ -117,31 +125,31 @@ def parse_certificate(raw: bytes) -> Certificate:
     Raises:
         Malformed: no certificate, BER instead of DER, inner signature algorithm unlike the outer, a broken extension.
     """
-    root = der.prescan(raw, max_size=MAX_SIZE)
+    if len(raw) > MAX_SIZE:
+        raise Malformed(f"DER: {len(raw)} octets, at most {MAX_SIZE} are taken here")
+    root = der.read(raw)
+    if root.end != len(raw):
+        raise Malformed(f"DER: {len(raw) - root.end} octets behind the end of the object")
     tbs, algorithm, signature = _signed_parts(raw, root)
     fields = _tbs_fields(raw, tbs)
     version, serial, inner, issuer, validity, subject, spki = fields[:7]
-    found = _extensions(raw, version, fields[7:])
-    outer = raw[algorithm.start : algorithm.end]
+    # What follows is der.prescan in pieces: every element is scanned, but what many certificates have in common only once.
+    outer = _scan(raw[algorithm.start : algorithm.end])
     if raw[inner.start : inner.end] != outer:
         raise Malformed("certificate: the signature algorithm inside differs from the one outside (RFC 5280 4.1.1.2)")
+    number = der.expect(raw, serial, der.INTEGER, "the serial number")
+    der.check_primitive(raw, serial)
+    if len(number) > 20:
+        raise Malformed("certificate: a serial number of more than 20 octets (RFC 5280 4.1.2.2)")
     times = der.children(raw, validity)
     if len(times) != 2:
         raise Malformed("certificate: its validity is not two times")
-    number = der.expect(raw, serial, der.INTEGER, "the serial number")
-    if len(number) > 20:
-        raise Malformed("certificate: a serial number of more than 20 octets (RFC 5280 4.1.2.2)")
-
-    def value(oid: str) -> bytes | None:
-        extension = found.get(oid)
-        return None if extension is None else extension.value
-
-    ski, aki = value(extensions.SUBJECT_KEY_IDENTIFIER), value(extensions.AUTHORITY_KEY_IDENTIFIER)
-    constraints, usage = value(extensions.BASIC_CONSTRAINTS), value(extensions.KEY_USAGE)
-    purposes, alternatives = value(extensions.EXTENDED_KEY_USAGE), value(extensions.SUBJECT_ALT_NAME)
-    points, access = value(extensions.CRL_DISTRIBUTION_POINTS), value(extensions.AUTHORITY_INFO_ACCESS)
-    is_ca, path_length = extensions.read_basic_constraints(constraints) if constraints is not None else (False, None)
-    ocsp_urls, issuer_urls = extensions.read_information_access(access) if access is not None else ((), ())
+    key = raw[spki.start : spki.end]
+    if not is_framed(key):
+        der.prescan(key)
+    found, values = _extensions(raw, version, fields[7:])
+    is_ca, path_length = values.get(extensions.BASIC_CONSTRAINTS, (False, None))
+    ocsp_urls, issuer_urls = values.get(extensions.AUTHORITY_INFO_ACCESS, ((), ()))
     return Certificate(
         der=raw,
         tbs=raw[tbs.start : tbs.end],
@@ -150,21 +158,32 @@ def parse_certificate(raw: bytes) -> Certificate:
         subject=parse_name(raw[subject.start : subject.end]),
         not_before=der.decode_time(raw, times[0]),
         not_after=der.decode_time(raw, times[1]),
-        spki=raw[spki.start : spki.end],
+        spki=key,
         algorithm=outer,
         signature=_signature_octets(raw, signature),
         extensions=found,
-        ski=extensions.read_key_identifier(ski) if ski is not None else None,
-        aki=extensions.read_authority_key_identifier(aki) if aki is not None else None,
+        ski=values.get(extensions.SUBJECT_KEY_IDENTIFIER),
+        aki=values.get(extensions.AUTHORITY_KEY_IDENTIFIER),
         is_ca=is_ca,
         path_length=path_length,
-        key_usage=extensions.read_key_usage(usage) if usage is not None else frozenset(),
-        extended_key_usage=extensions.read_extended_key_usage(purposes) if purposes is not None else (),
-        names=extensions.read_general_names(alternatives) if alternatives is not None else (),
+        key_usage=values.get(extensions.KEY_USAGE, _NOTHING),
+        extended_key_usage=values.get(extensions.EXTENDED_KEY_USAGE, ()),
+        names=values.get(extensions.SUBJECT_ALT_NAME, ()),
         ocsp_urls=ocsp_urls,
-        crl_urls=extensions.read_distribution_points(points) if points is not None else (),
+        crl_urls=values.get(extensions.CRL_DISTRIBUTION_POINTS, ()),
         issuer_urls=issuer_urls,
     )
+
+
+def _scan(octets: bytes) -> bytes:
+    if len(octets) <= der.SHARED:
+        _scanned(octets)
+    else:
+        der.prescan(octets)
+    return octets
+
+
+_scanned = lru_cache(maxsize=256)(der.prescan)
 
 
 def split(raw: bytes) -> tuple[bytes, bytes, bytes]:
@@ -218,7 +237,39 @@ def _tbs_fields(raw: bytes, tbs: der.Tlv) -> list[der.Tlv]:
     return fields
 
 
-def _extensions(raw: bytes, version: der.Tlv, rest: Sequence[der.Tlv]) -> dict[str, Extension]:
+_NOTHING: frozenset[str] = frozenset()
+_READERS: Mapping[str, Callable[[bytes], Any]] = {
+    extensions.BASIC_CONSTRAINTS: extensions.read_basic_constraints,
+    extensions.KEY_USAGE: extensions.read_key_usage,
+    extensions.EXTENDED_KEY_USAGE: extensions.read_extended_key_usage,
+    extensions.SUBJECT_ALT_NAME: extensions.read_general_names,
+    extensions.SUBJECT_KEY_IDENTIFIER: extensions.read_key_identifier,
+    extensions.AUTHORITY_KEY_IDENTIFIER: extensions.read_authority_key_identifier,
+    extensions.CRL_DISTRIBUTION_POINTS: extensions.read_distribution_points,
+    extensions.AUTHORITY_INFO_ACCESS: extensions.read_information_access,
+}
+
+
+def _extension(octets: bytes) -> tuple[Extension, Any]:
+    """One Extension of bytes from outside, and what its value says if that is looked into. Raises Malformed."""
+    root = der.read(octets)
+    if root.tag != der.SEQUENCE:
+        raise Malformed("certificate: an extension that is no SEQUENCE (RFC 5280 4.1)")
+    parts = der.children(octets, root)
+    for part in parts:
+        der.check_primitive(octets, part)
+    extension = extensions.extension_of(octets, parts)
+    reader = _READERS.get(extension.oid)
+    return extension, None if reader is None else reader(extension.value)
+
+
+_ALTERNATIVES = der.oid(extensions.SUBJECT_ALT_NAME)
+_shared_extension = lru_cache(maxsize=2048)(_extension)
+"""Usages, places of status and the issuer's identifier are the same in all certificates of an authority; names are not."""
+
+
+def _extensions(raw: bytes, version: der.Tlv, rest: Sequence[der.Tlv]) -> tuple[dict[str, Extension], dict[str, Any]]:
+    """All extensions, and the values of those that are looked into."""
     number = 0
     if version.tag == 0xA0:
         number = int.from_bytes(raw[version.body : version.end]) - 0x020100  # INTEGER of one octet: 02 01 NN
@@ -230,11 +281,30 @@ def _extensions(raw: bytes, version: der.Tlv, rest: Sequence[der.Tlv]) -> dict[s
     if tags != allowed:
         raise Malformed("certificate: fields after the public key that its version does not have")
     if not tags or tags[-1] != 0xA3:
-        return {}
+        return {}, {}
     inner = der.children(raw, rest[-1])
-    if len(inner) != 1:
+    if len(inner) != 1 or inner[0].tag != der.SEQUENCE:
         raise Malformed("certificate: its extensions are not one SEQUENCE")
-    return extensions.read_extensions(raw, inner[0])
+    found: dict[str, Extension] = {}
+    values: dict[str, Any] = {}
+    elements = der.children(raw, inner[0])
+    for _, start, _, end in elements:
+        octets = raw[start:end]
+        if len(octets) == 31 and octets.startswith(_KEY_IDENTIFIER_FRAME):
+            extension, value = Extension(extensions.SUBJECT_KEY_IDENTIFIER, False, octets[9:]), octets[11:]
+        elif len(octets) > der.SHARED or octets[2:7] == _ALTERNATIVES:
+            extension, value = _extension(octets)
+        else:
+            extension, value = _shared_extension(octets)
+        oid = extension.oid
+        found[oid] = extension
+        if value is not None:
+            values[oid] = value
+    if len(found) != len(elements):
+        raise Malformed("certificate: an extension that occurs twice; RFC 5280 4.2 allows each once")
+    if not found:
+        raise Malformed("an Extensions SEQUENCE with nothing in it; leave it out")
+    return found, values
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -263,8 +333,7 @@ class TbsTemplate:
         extensions: Sequence[Extension] = (),
     ) -> bytes:
         """DER of the TBSCertificate: static extensions, then the subject key identifier, then ``extensions``."""
-        # SubjectKeyIdentifier written out: SEQUENCE { 2.5.29.14, OCTET STRING { OCTET STRING of 20 octets } }.
-        listed = self._static + b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14" + public_key.key_identifier
+        listed = self._static + _KEY_IDENTIFIER_FRAME + public_key.key_identifier
         for extension in extensions:
             listed += extension.der
         return _tbs(serial, self._issuer, not_before, not_after, subject, public_key, listed)

@@ -6,23 +6,25 @@ assemble(crl.finish(), algorithm, signature)
 
 crl = parse_crl(raw); verify_signed(raw, issuer.public_key)
 crl.entries.get(serial)
+
+Delta and indirect lists, and lists of millions, are for ``pkix.crl_index``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from pkix import der, extensions
 from pkix.algorithms import SignatureAlgorithm
-from pkix.certificate import split
 from pkix.errors import Malformed, Unsupported
 from pkix.extensions import CRL_NUMBER, CRL_REASON, INVALIDITY_DATE, ISSUING_DISTRIBUTION_POINT, Extension
 from pkix.name import Name, parse_name
 
 _REASONS = frozenset((0, 1, 2, 3, 4, 5, 6, 8, 9, 10))
+_CERTIFICATE_ISSUER = "2.5.29.29"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,15 @@ class CrlEntry:
     invalidity: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Crl:
-    """A CRL that parsed; its signature is checked by ``pkix.certificate.verify_signed``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrlHead:
+    """Everything of a CRL but its entries; its signature is checked by ``pkix.certificate.verify_signed``.
 
     ``number`` is its CRL number, ``aki`` the key identifier of its issuer, both None where absent (foreign ones of version 1).
     ``extensions`` are all of them by OID. With an issuing distribution point among them the list covers only part of the issuer's
     certificates: who relies on it has to look.
     """
 
-    der: bytes = field(repr=False)
-    tbs: bytes = field(repr=False)
     issuer: Name
     algorithm: bytes
     signature: bytes = field(repr=False)
@@ -54,6 +54,14 @@ class Crl:
     number: int | None
     aki: bytes | None
     extensions: Mapping[str, Extension] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crl(CrlHead):
+    """A CRL that parsed: the whole, its signed part, and its entries by serial number in the order of the list."""
+
+    der: bytes = field(repr=False)
+    tbs: bytes = field(repr=False)
     entries: Mapping[int, CrlEntry] = field(repr=False)
 
 
@@ -164,6 +172,9 @@ def _entry_extensions(reason: int, invalidity: datetime | None) -> bytes:
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
+PLAIN = frozenset((ISSUING_DISTRIBUTION_POINT, CRL_NUMBER, extensions.AUTHORITY_KEY_IDENTIFIER))
+"""CRL extensions that may be critical in a complete list of an issuer's own certificates."""
+
 
 def parse_crl(raw: bytes, *, max_size: int = 64 << 20) -> Crl:
     """Reads one DER CRL in one pass; of a serial that is listed twice the first entry counts.
@@ -175,31 +186,57 @@ def parse_crl(raw: bytes, *, max_size: int = 64 << 20) -> Crl:
     """
     if len(raw) > max_size:
         raise Malformed(f"CRL: {len(raw)} octets, at most {max_size} are taken here")
-    tbs, outer, signature = split(raw)
-    fields = der.children(tbs, der.read(tbs))
-    if fields and fields[0].tag == der.INTEGER and _scanned(tbs, fields.pop(0)) != der.integer(1):
+    head, signed, revoked = read_head(raw, PLAIN)
+    entries: dict[int, CrlEntry] = {}
+    for octets, moment, tail in scan_entries(raw, revoked):
+        reason, invalidity, issuer = read_entry_extensions(tail) if tail else (0, None, None)
+        if issuer is not None:
+            raise Unsupported("CRL: entry extension 2.5.29.29 is critical: an indirect list, which must not be used here")
+        number = int.from_bytes(octets, signed=True)
+        entries.setdefault(number, CrlEntry(number, _read_time(moment), reason, invalidity))
+    return Crl(
+        der=raw, tbs=raw[signed.start : signed.end], entries=entries, **{name: getattr(head, name) for name in CrlHead.__dataclass_fields__}
+    )
+
+
+def read_head(raw: bytes, processed: frozenset[str]) -> tuple[CrlHead, der.Tlv, der.Tlv | None]:
+    """Everything but the entries: the head, where the signed part stands in ``raw``, and where revokedCertificates, if it is there.
+
+    Args:
+        processed: CRL extensions that the caller will process; another one that is critical is refused (RFC 5280 5.2).
+    Raises:
+        Malformed, Unsupported: as ``parse_crl``.
+    """
+    root = der.read(raw)
+    parts = der.children(raw, root)
+    if root.end != len(raw) or root.tag != der.SEQUENCE or [part.tag for part in parts] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
+        raise Malformed("not a CRL: a SEQUENCE of content, algorithm and signature, and nothing behind it, is expected")
+    signed, algorithm, signature = parts
+    outer, bits = raw[algorithm.start : algorithm.end], raw[signature.body : signature.end]
+    if not bits or bits[0]:
+        raise Malformed("a signature that is not whole octets")
+    fields = der.children(raw, signed)
+    if fields and fields[0].tag == der.INTEGER and _scanned(raw, fields.pop(0)) != der.integer(1):
         raise Unsupported("CRL: a version other than 1 and 2")
     tags = [element.tag for element in fields]
     times = sum(tag in _TIMES for tag in tags[2:4])
     if tags[:2] != [der.SEQUENCE, der.SEQUENCE] or not times or tags[2 + times :] not in _REST:
         raise Malformed("not a CRL: its fields are not those of RFC 5280 5.1")
-    if _scanned(tbs, fields[0]) != outer:
+    if _scanned(raw, fields[0]) != outer:
         raise Malformed("CRL: the signature algorithm inside differs from the one outside (RFC 5280 5.1.1.2)")
-    found = _read_extensions(tbs, fields[-1]) if tags[-1] == 0xA0 else {}
+    found = _read_extensions(raw, fields[-1], processed) if tags[-1] == 0xA0 else {}
     number, aki = found.get(CRL_NUMBER), found.get(extensions.AUTHORITY_KEY_IDENTIFIER)
-    return Crl(
-        der=raw,
-        tbs=tbs,
-        issuer=parse_name(tbs[fields[1].start : fields[1].end]),
+    head = CrlHead(
+        issuer=parse_name(raw[fields[1].start : fields[1].end]),
         algorithm=outer,
-        signature=signature,
-        this_update=der.decode_time(tbs, fields[2]),
-        next_update=der.decode_time(tbs, fields[3]) if times == 2 else None,
+        signature=bits[1:],
+        this_update=der.decode_time(raw, fields[2]),
+        next_update=der.decode_time(raw, fields[3]) if times == 2 else None,
         number=extensions.read_integer(number.value) if number is not None else None,
         aki=extensions.read_authority_key_identifier(aki.value) if aki is not None else None,
         extensions=found,
-        entries=_read_entries(tbs, fields[2 + times]) if der.SEQUENCE in tags[2:] else {},
     )
+    return head, signed, fields[2 + times] if der.SEQUENCE in tags[2:] else None
 
 
 _TIMES = frozenset((der.UTC_TIME, der.GENERALIZED_TIME))
@@ -213,36 +250,47 @@ def _scanned(data: bytes, element: der.Tlv) -> bytes:
     return octets
 
 
-def _read_extensions(tbs: bytes, element: der.Tlv) -> dict[str, Extension]:
-    octets = _scanned(tbs, element)
+def _read_extensions(raw: bytes, element: der.Tlv, processed: frozenset[str]) -> dict[str, Extension]:
+    octets = _scanned(raw, element)
     inner = der.children(octets, der.read(octets))
     if len(inner) != 1:
         raise Malformed("CRL: its extensions are not one SEQUENCE")
     found = extensions.read_extensions(octets, inner[0])
     for extension in found.values():
-        if extension.critical and extension.oid not in (ISSUING_DISTRIBUTION_POINT, CRL_NUMBER, extensions.AUTHORITY_KEY_IDENTIFIER):
+        if extension.critical and extension.oid not in processed:
             raise Unsupported(f"CRL: extension {extension.oid} is critical and not known here; this list must not be used")
     return found
 
 
-def _read_entries(tbs: bytes, revoked: der.Tlv) -> dict[int, CrlEntry]:
-    entries: dict[int, CrlEntry] = {}
-    read = der.read
+def scan_entries(data: bytes, revoked: der.Tlv | None) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Each entry of ``revoked`` as (contents of the serial number, DER of the revocation date, DER of the extensions or nothing).
+
+    Raises:
+        Malformed: an entry whose fields are not those of RFC 5280 5.1, or a serial number of more than 20 octets or not minimal.
+    """
+    if revoked is None:
+        return
     position, end = revoked.body, revoked.end
     while position < end:
-        entry = read(tbs, position, end)
-        serial = read(tbs, entry.body, entry.end)
-        moment = read(tbs, serial.end, entry.end)
-        octets = tbs[serial.body : serial.end]
-        if entry.tag != der.SEQUENCE or serial.tag != der.INTEGER or not 0 < len(octets) <= 20:
-            raise Malformed("CRL: an entry that does not begin with a serial number of at most 20 octets")
+        # Nearly all entries have lengths of one octet and a UTCTime; with millions of them this is what takes the time.
+        tag, length, kind, size = data[position : position + 4].ljust(4, b"\0")
+        middle = position + 4 + size
+        stop = position + 2 + length
+        if tag != 0x30 or length >= 0x80 or kind != 0x02 or data[middle : middle + 2] != b"\x17\x0d" or middle + 15 > stop:
+            entry = der.read(data, position, end)
+            serial = der.read(data, entry.body, entry.end)
+            if entry.tag != der.SEQUENCE or serial.tag != der.INTEGER:
+                raise Malformed("CRL: an entry that does not begin with a serial number")
+            moment = der.read(data, serial.end, entry.end)
+            octets, middle, after, stop = data[serial.body : serial.end], moment.start, moment.end, entry.end
+        else:
+            octets, after = data[position + 4 : middle], middle + 15
+        if stop > end or not 0 < len(octets) <= 20:
+            raise Malformed("CRL: an entry that runs past the end of the list, or a serial number that has not 1 to 20 octets")
         if len(octets) > 1 and ((octets[0] == 0 and octets[1] < 0x80) or (octets[0] == 0xFF and octets[1] >= 0x80)):
             raise Malformed("CRL: a serial number in more octets than it needs")
-        reason, invalidity = _read_entry_extensions(tbs[moment.end : entry.end]) if moment.end < entry.end else (0, None)
-        number = int.from_bytes(octets, signed=True)
-        entries.setdefault(number, CrlEntry(number, _read_time(tbs[moment.start : moment.end]), reason, invalidity))
-        position = entry.end
-    return entries
+        yield octets, data[middle:after], data[after:stop]
+        position = stop
 
 
 @lru_cache(maxsize=4096)
@@ -251,14 +299,20 @@ def _read_time(octets: bytes) -> datetime:
 
 
 @lru_cache(maxsize=4096)
-def _read_entry_extensions(octets: bytes) -> tuple[int, datetime | None]:
+def read_entry_extensions(octets: bytes) -> tuple[int, datetime | None, bytes | None]:
+    """crlEntryExtensions: CRLReason (0 where absent), invalidity date, and the value of certificateIssuer (RFC 5280 5.3).
+
+    Raises Malformed, or Unsupported if another one is critical.
+    """
     found = extensions.read_extensions(octets, der.prescan(octets))
-    reason = invalidity = None
+    reason = invalidity = issuer = None
     for extension in found.values():
         if extension.oid == CRL_REASON:
             reason = extensions.read_reason(extension.value)
         elif extension.oid == INVALIDITY_DATE:
             invalidity = der.decode_time(extension.value, der.prescan(extension.value))
+        elif extension.oid == _CERTIFICATE_ISSUER:
+            issuer = extension.value
         elif extension.critical:
             raise Unsupported(f"CRL: entry extension {extension.oid} is critical and not known here; this list must not be used")
-    return reason or 0, invalidity
+    return reason or 0, invalidity, issuer

@@ -13,7 +13,7 @@ Tags are the identifier octet itself (0x30 SEQUENCE, 0xA0 [0] constructed). High
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
@@ -36,6 +36,9 @@ STRINGS = {
     0x1E: "utf-16-be",  # BMPString
 }
 """The string types, and the codec of each."""
+
+SHARED = 256
+"""Pieces of this many octets at most are worth remembering: what many certificates have in common is short."""
 
 _MAX_OID_BODY = 64
 _DOTTED = re.compile(r"[0-2](\.(0|[1-9][0-9]{0,38}))+")
@@ -80,14 +83,22 @@ def read(data: bytes, pos: int = 0, end: int | None = None) -> Tlv:
     return Tlv(tag, pos, body, body + length)
 
 
+_tlv: Callable[[type[Tlv], tuple[int, int, int, int]], Tlv] = tuple.__new__
+
+
 def children(data: bytes, parent: Tlv) -> list[Tlv]:
     """The elements directly inside a constructed one, in order; one level. Raises Malformed as ``read``."""
     found = []
-    pos = parent.body
-    while pos < parent.end:
-        child = read(data, pos, parent.end)
-        found.append(child)
-        pos = child.end
+    _, _, pos, end = parent
+    while pos < end:
+        # The common case of read(), in line: a low tag and a length in one octet.
+        if pos + 2 <= end and (length := data[pos + 1]) < 0x80 and (after := pos + 2 + length) <= end and data[pos] & 0x1F != 0x1F:
+            found.append(_tlv(Tlv, (data[pos], pos, pos + 2, after)))
+            pos = after
+        else:
+            child = read(data, pos, end)
+            found.append(child)
+            pos = child.end
     return found
 
 
@@ -155,6 +166,13 @@ def prescan(data: bytes, *, max_size: int = 65536, max_depth: int = 20, max_elem
         while ends and pos == ends[-1] and pos < size:
             ends.pop()
     return root
+
+
+def check_primitive(data: bytes, element: Tlv) -> None:
+    """What ``prescan`` checks of one element that is no SEQUENCE or SET or tagged. Raises Malformed, also for a constructed form."""
+    if element.tag & 0x20:
+        raise Malformed(f"DER: tag 0x{element.tag:02x} is constructed where a primitive type stands")
+    _check_primitive(data, element.tag, element.body, element.end)
 
 
 def _check_primitive(data: bytes, tag: int, body: int, end: int) -> None:
@@ -338,7 +356,10 @@ def decode_time(data: bytes, element: Tlv) -> datetime:
         raise Malformed("a time that is neither UTCTime with seconds nor GeneralizedTime without a fraction")
     if text[14:] != b"Z" or not text[:14].isdigit():
         raise Malformed("a time that does not end in Z or has other characters than digits")
+    digits = text.decode("ascii")
     try:
-        return datetime(int(text[:4]), int(text[4:6]), int(text[6:8]), int(text[8:10]), int(text[10:12]), int(text[12:14]), tzinfo=UTC)
+        if digits[8:10] == "24":  # which some versions of ISO 8601 allow at midnight
+            raise ValueError
+        return datetime.fromisoformat(f"{digits[:8]}T{digits[8:14]}+00:00")
     except ValueError:
-        raise Malformed(f"{text.decode()} is no moment of the calendar") from None
+        raise Malformed(f"{digits} is no moment of the calendar") from None

@@ -190,20 +190,30 @@ def read_extensions(data: bytes, element: der.Tlv) -> dict[str, Extension]:
     """
     found: dict[str, Extension] = {}
     for item in _elements(data, element, der.SEQUENCE, "Extensions"):
-        parts = _elements(data, item, der.SEQUENCE, "an extension")
-        oid = der.decode_oid(_contents(data, parts, 0, der.OID, "an extension's identifier"))
-        # critical is DEFAULT FALSE and DER leaves it out; old foreign certificates write it, and it means the same.
-        critical = len(parts) == 3
-        if critical:
-            critical = _contents(data, parts, 1, der.BOOLEAN, "an extension's criticality") == b"\xff"
-        elif len(parts) != 2:
-            raise Malformed(f"extension {oid}: it has {len(parts)} parts, not 2 or 3")
-        if oid in found:
-            raise Malformed(f"extension {oid} occurs twice; RFC 5280 4.2 allows each once")
-        found[oid] = Extension(oid, critical, _contents(data, parts, -1, der.OCTET_STRING, "an extension's value"))
+        extension = read_extension(data, item)
+        if extension.oid in found:
+            raise Malformed(f"extension {extension.oid} occurs twice; RFC 5280 4.2 allows each once")
+        found[extension.oid] = extension
     if not found:
         raise Malformed("an Extensions SEQUENCE with nothing in it; leave it out")
     return found
+
+
+def read_extension(data: bytes, element: der.Tlv) -> Extension:
+    """The Extension SEQUENCE at ``element``; its value stays raw. Raises Malformed."""
+    return extension_of(data, _elements(data, element, der.SEQUENCE, "an extension"))
+
+
+def extension_of(data: bytes, parts: Sequence[der.Tlv]) -> Extension:
+    """The extension of which ``parts`` are the elements. Raises Malformed."""
+    oid = der.decode_oid(_contents(data, parts, 0, der.OID, "an extension's identifier"))
+    # critical is DEFAULT FALSE and DER leaves it out; old foreign certificates write it, and it means the same.
+    critical = len(parts) == 3
+    if critical:
+        critical = _contents(data, parts, 1, der.BOOLEAN, "an extension's criticality") == b"\xff"
+    elif len(parts) != 2:
+        raise Malformed(f"extension {oid}: it has {len(parts)} parts, not 2 or 3")
+    return Extension(oid, critical, _contents(data, parts, -1, der.OCTET_STRING, "an extension's value"))
 
 
 def read_basic_constraints(value: bytes) -> tuple[bool, int | None]:
@@ -251,10 +261,10 @@ def read_general_name(data: bytes, element: der.Tlv) -> str:
         except ValueError:
             raise Malformed(f"an iPAddress of {len(body)} octets, not 4 or 16") from None
     if element.tag in (0x81, 0x82, 0x86):
-        if not body or not all(0x20 <= octet < 0x7F for octet in body):
+        text = body.decode("ascii", "replace")
+        if not (text and text.isascii() and text.isprintable()):
             raise Malformed("a general name that is empty or has characters outside printable ASCII")
-        text = body.decode("ascii")
-        return {0x81: f"email:{text}", 0x82: f"dns:{text.lower()}", 0x86: f"uri:{text}"}[element.tag]
+        return f"dns:{text.lower()}" if element.tag == 0x82 else f"uri:{text}" if element.tag == 0x86 else f"email:{text}"
     if element.tag == 0xA4:
         return f"dirname:{parse_name(body).text}"
     if element.tag in (0xA0, 0xA3, 0xA5, 0x88):

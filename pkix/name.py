@@ -41,6 +41,7 @@ _ATTRIBUTES: dict[str, tuple[str, int, bool]] = {
 _SHORT = {oid: short for short, (oid, _, _) in _ATTRIBUTES.items()}
 _IA5 = frozenset(("DC", "emailAddress"))
 _PRINTABLE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?")
+_MAX_SIZE = 16384
 _MAX_RDNS = 32
 _MAX_VALUE = 1024
 
@@ -117,16 +118,34 @@ def parse_name(encoded: bytes, *, strict: bool = False) -> Name:
     Raises:
         Malformed: no Name, an RDN that is empty or not in DER order, a string with invalid, control or reordering characters.
     """
-    der.prescan(encoded, max_size=16384, max_depth=6, max_elements=8 * _MAX_RDNS)
-    rdns = list(_read(encoded))
-    for rdn in rdns:
+    if len(encoded) > _MAX_SIZE:
+        raise Malformed(f"a name of {len(encoded)} octets, at most {_MAX_SIZE} are taken")
+    root = der.read(encoded)
+    if root.end != len(encoded):
+        raise Malformed(f"DER: {root.end - len(encoded)} octets behind the end of a name")
+    rdns = []
+    for item in _parts(encoded, root):
+        octets = encoded[item.start : item.end]
+        rdns.append(_shared_rdn(octets) if len(octets) <= der.SHARED else _parse_rdn(octets))
+    for rdn in rdns if strict else ():
         for short, value, string in rdn:
-            _check_characters(short, value)
-            if strict and not (value and string):
+            if not (value and string):
                 raise Malformed(f"the attribute {short} of a name is empty or no string; leave it out instead")
-            if strict and short in _ATTRIBUTES:
+            if short in _ATTRIBUTES:
                 _check_bounds(short, value)
     return Name(encoded, rdns)
+
+
+def _parse_rdn(octets: bytes) -> Rdn:
+    """One RDN of bytes from outside. Raises Malformed."""
+    rdn = _read_rdn(octets, der.prescan(octets, max_depth=5, max_elements=8 * _MAX_RDNS))
+    for short, value, _ in rdn:
+        _check_characters(short, value)
+    return rdn
+
+
+_shared_rdn = lru_cache(maxsize=2048)(_parse_rdn)
+"""Most RDNs of a hierarchy are the same."""
 
 
 def _check_characters(short: str, value: str) -> None:
@@ -151,21 +170,28 @@ def _check_bounds(short: str, value: str) -> None:
 
 def _read(encoded: bytes) -> Iterator[Rdn]:
     """Each RDN. Raises Malformed."""
-    root = der.read(encoded)
+    for rdn in _parts(encoded, der.read(encoded)):
+        yield _read_rdn(encoded, rdn)
+
+
+def _parts(encoded: bytes, root: der.Tlv) -> list[der.Tlv]:
     der.expect(encoded, root, der.SEQUENCE, "a name")
     rdns = der.children(encoded, root)
     if len(rdns) > _MAX_RDNS:
         raise Malformed(f"a name with more than {_MAX_RDNS} parts")
-    for rdn in rdns:
-        der.expect(encoded, rdn, der.SET, "a part of a name")
-        attributes = der.children(encoded, rdn)
-        if not attributes:
-            raise Malformed("a part of a name without an attribute")
-        if len(attributes) > 1:
-            octets = [encoded[attribute.start : attribute.end] for attribute in attributes]
-            if any(first >= second for first, second in pairwise(octets)):
-                raise Malformed("a part of a name whose attributes are not in DER order, or repeated")
-        yield [_attribute(encoded, attribute) for attribute in attributes]
+    return rdns
+
+
+def _read_rdn(encoded: bytes, rdn: der.Tlv) -> Rdn:
+    der.expect(encoded, rdn, der.SET, "a part of a name")
+    attributes = der.children(encoded, rdn)
+    if not attributes:
+        raise Malformed("a part of a name without an attribute")
+    if len(attributes) > 1:
+        octets = [encoded[attribute.start : attribute.end] for attribute in attributes]
+        if any(first >= second for first, second in pairwise(octets)):
+            raise Malformed("a part of a name whose attributes are not in DER order, or repeated")
+    return tuple([_attribute(encoded, attribute) for attribute in attributes])
 
 
 def _attribute(encoded: bytes, attribute: der.Tlv) -> tuple[str, str, bool]:

@@ -37,7 +37,7 @@ _NID_SM2 = 1172  # the number of both the curve and the key type (openssl/obj_ma
 
 
 class _Libcrypto(NamedTuple):
-    """The functions of libcrypto that are used. ``sign`` and ``verify`` release the GIL, the others hold it."""
+    """The functions of libcrypto that are used. ``sign``, ``verify``, ``encrypt`` and ``decrypt`` release the GIL, the others hold it."""
 
     ec_key_new: Callable[..., int]
     ec_key_free: Callable[..., None]
@@ -57,9 +57,13 @@ class _Libcrypto(NamedTuple):
     ctx_free: Callable[..., None]
     sign_init: Callable[..., int]
     verify_init: Callable[..., int]
+    encrypt_init: Callable[..., int]
+    decrypt_init: Callable[..., int]
     clear_errors: Callable[..., None]
     sign: Callable[..., int]
     verify: Callable[..., int]
+    encrypt: Callable[..., int]
+    decrypt: Callable[..., int]
 
 
 def _candidates() -> Iterator[str]:
@@ -126,9 +130,13 @@ def _libcrypto() -> _Libcrypto:
         ctx_free=bind(holding, "EVP_PKEY_CTX_free", None, void),
         sign_init=bind(holding, "EVP_PKEY_sign_init", number, void),
         verify_init=bind(holding, "EVP_PKEY_verify_init", number, void),
+        encrypt_init=bind(holding, "EVP_PKEY_encrypt_init", number, void),
+        decrypt_init=bind(holding, "EVP_PKEY_decrypt_init", number, void),
         clear_errors=bind(holding, "ERR_clear_error", None),
         sign=bind(releasing, "EVP_PKEY_sign", number, void, octets, ctypes.POINTER(size), octets, size),
         verify=bind(releasing, "EVP_PKEY_verify", number, void, octets, size, octets, size),
+        encrypt=bind(releasing, "EVP_PKEY_encrypt", number, void, octets, ctypes.POINTER(size), octets, size),
+        decrypt=bind(releasing, "EVP_PKEY_decrypt", number, void, octets, ctypes.POINTER(size), octets, size),
     )
 
 
@@ -210,6 +218,31 @@ class Key:
                 lib.clear_errors()
                 raise Fatal("SM2: libcrypto refuses to sign; the key has no private part, or the library is broken")
             return signature.raw[: length.value]
+        finally:
+            lib.ctx_free(context)
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        """DER of SM2Cipher as libcrypto makes it; ``pkix.sm2_cipher`` is what to call. Raises Fatal."""
+        lib = _libcrypto()
+        made = self._crypt(lib.encrypt_init, lib.encrypt, plaintext, len(plaintext) + 128)
+        if made is None:
+            raise Fatal("SM2: libcrypto refuses to encrypt; the library is broken")
+        return made
+
+    def decrypt(self, cipher: bytes) -> bytes | None:
+        """The plaintext of an SM2Cipher (DER) if its C3 fits, else None; ``pkix.sm2_cipher`` is what to call. The key must be a pair."""
+        lib = _libcrypto()
+        return self._crypt(lib.decrypt_init, lib.decrypt, cipher, len(cipher) + 128)
+
+    def _crypt(self, start: Callable[..., int], run: Callable[..., int], data: bytes, room: int) -> bytes | None:
+        lib = _libcrypto()
+        context = lib.ctx_new(self._handle, None)
+        try:
+            result, length = ctypes.create_string_buffer(room), ctypes.c_size_t(room)
+            if start(context) != 1 or run(context, result, ctypes.byref(length), data, len(data)) != 1:
+                lib.clear_errors()
+                return None
+            return result.raw[: length.value]
         finally:
             lib.ctx_free(context)
 

@@ -1,4 +1,4 @@
-"""Name constraints (RFC 5280 4.2.1.10, 6.1.3 (b) and (c); RFC 9549 for mail): what a CA may certify.
+"""Name constraints (RFC 5280 4.2.1.10, 6.1.3 (b) and (c); RFC 9549, RFC 9598 6 for mail): what a CA may certify.
 
     limits = read_name_constraints(extension.value)
     violation(limits, all_names(certificate))      # None, or the first name that is outside
@@ -61,7 +61,7 @@ def _sound(base: GeneralName) -> bool:
     if base.kind in (DNS, EMAIL, URI):
         if not base.value.isascii():
             return False
-        text = base.ascii
+        text = base.text
         if base.kind == DNS:
             return not text or host_name(text)
         if base.kind == EMAIL and "@" in text:
@@ -103,9 +103,7 @@ def _within(name: GeneralName, base: GeneralName) -> bool:
         half = len(base.value) // 2
         network, mask = base.value[:half], base.value[half:]
         return len(name.value) == half and all((a ^ b) & m == 0 for a, b, m in zip(name.value, network, mask, strict=True))
-    if not name.value.isascii():
-        return False
-    text, limit = name.ascii, base.ascii
+    text, limit = name.text, base.text
     if name.kind == DNS:
         return not limit or f".{text.lower()}".endswith(f".{limit.lower()}")
     if name.kind == EMAIL:
@@ -128,7 +126,7 @@ def _wildcard_reaches(name: GeneralName, base: GeneralName) -> bool:
 
 def _uri_host(name: GeneralName) -> str:
     # RFC 3986 3.2: between "//" and the next "/", "?" or "#", without user information and port.
-    _, slashes, rest = name.value.decode("ascii", "replace").partition("://")
+    _, slashes, rest = name.text.partition("://")
     authority = rest.replace("?", "/").replace("#", "/").partition("/")[0] if slashes else ""
     return authority.rpartition("@")[2].partition(":")[0]
 
@@ -138,7 +136,7 @@ def describe(name: GeneralName) -> str:
     if name.kind == IP and len(name.value) in (4, 16):
         return str(ipaddress.ip_address(name.value))
     if name.kind in (DNS, EMAIL, URI):
-        return name.value.decode("ascii", "replace")
+        return name.text
     if name.kind == DIRECTORY:
         return parse_name(name.value).text
     return f"other name {name.value.hex()[:40]}"

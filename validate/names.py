@@ -1,5 +1,8 @@
 """Names as path validation compares them: distinguished names (RFC 5280 7.1), general names, and expected names (RFC 9525).
 
+Internationalised names come as RFC 9549 and 9598 have them: hosts in A-labels wherever they stand, mail addresses whose local part is not
+ASCII as SmtpUTF8Mailbox.
+
     canonical(issuer_der) == canonical(subject_der)      # case, spacing and string type do not count
     covers(certificate.names, "dns:plc-7.plant")         # wildcards included
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,23 +25,24 @@ from pkix.errors import Malformed
 EMAIL, DNS, DIRECTORY, URI, IP = 0x81, 0x82, 0xA4, 0x86, 0x87
 """Identifier octets of the GeneralName kinds that we compare (RFC 5280 4.2.1.6)."""
 
-Canonical = tuple[frozenset[tuple[bytes, str]], ...]
-"""A distinguished name in comparable form: one set of (type, value) for each RDN."""
+Canonical = tuple[str, ...]
+"""A distinguished name in comparable form: one text for each RDN."""
 
 _ENCODINGS = {0x0C: "utf-8", 0x13: "ascii", 0x16: "ascii", 0x14: "latin-1", 0x1E: "utf-16-be", 0x1C: "utf-32-be"}
 _EMAIL_ADDRESS = der.oid("1.2.840.113549.1.9.1")[2:]
+_SMTP_UTF8 = der.oid("1.3.6.1.5.5.7.8.9")[2:]
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class GeneralName(NamedTuple):
-    """One name: identifier octet of its kind and contents octets. Text kinds are ASCII, checked by ``pkix``."""
+    """One name: identifier octet of its kind and contents octets. Hosts and URIs are ASCII, checked by ``pkix``; addresses are UTF-8."""
 
     kind: int
     value: bytes
 
     @property
-    def ascii(self) -> str:
-        return self.value.decode("ascii")
+    def text(self) -> str:
+        return self.value.decode("utf-8", "replace")
 
 
 @lru_cache(maxsize=4096)
@@ -49,8 +53,9 @@ def canonical(name: bytes) -> Canonical:
         pairs = []
         for attribute in der.children(name, rdn):
             kind, value = _attribute(name, attribute)
-            pairs.append((name[kind.body : kind.end], _prepared(value.tag, name[value.body : value.end])))
-        rdns.append(frozenset(pairs))
+            prepared = _prepared(value.tag, name[value.body : value.end])
+            pairs.append(f"{name[kind.body : kind.end].hex()}:{len(prepared)}:{prepared}")
+        rdns.append("".join(sorted(pairs)))
     return tuple(rdns)
 
 
@@ -91,7 +96,26 @@ def self_issued(certificate: Certificate) -> bool:
 @lru_cache(maxsize=1024)
 def general_names(value: bytes) -> tuple[GeneralName, ...]:
     """The GeneralNames of a SubjectAltName value that ``pkix`` has read before. Raises Malformed."""
-    return tuple(GeneralName(item.tag, value[item.body : item.end]) for item in der.children(value, der.prescan(value)))
+    found = []
+    for item in der.children(value, der.prescan(value)):
+        other = read_other_name(value[item.start : item.end]) if item.tag == 0xA0 else None
+        if other is not None and other[0] == _SMTP_UTF8:
+            found.append(GeneralName(EMAIL, other[1].encode()))  # RFC 9598 6: constraints on mail addresses bind these too
+        else:
+            found.append(GeneralName(item.tag, value[item.body : item.end]))
+    return tuple(found)
+
+
+def read_other_name(name: bytes) -> tuple[bytes, str] | None:
+    """(octets of the type's OID, text) of an otherName in DER whose value is a string; None if it is none."""
+    try:
+        parts = der.children(name, der.prescan(name))
+        if [part.tag for part in parts] != [der.OID, 0xA0]:
+            return None
+        inner = der.children(name, parts[1])
+        return (name[parts[0].body : parts[0].end], der.decode_string(name, inner[0], "an otherName")) if len(inner) == 1 else None
+    except Malformed:
+        return None
 
 
 def all_names(certificate: Certificate) -> tuple[GeneralName, ...]:
@@ -135,7 +159,7 @@ def host_name(text: str) -> bool:
 
 
 def covers(names: Iterable[str], expected: str) -> bool:
-    """Whether one of a certificate's ``names`` is the ``expected`` one (canonical text both).
+    """Whether one of a certificate's ``names`` (canonical text) is the ``expected`` one (of ``Expected.names``).
 
     ``*.example.com`` covers exactly one more label (RFC 9525 6.3); a wildcard right above a top-level name covers nothing. Hosts compare
     without case, everything else octet by octet. The subject's common name is never looked at.
@@ -147,8 +171,27 @@ def covers(names: Iterable[str], expected: str) -> bool:
         wildcard = f"dns:*.{parent}" if "." in parent else ""
         return any(name in (f"dns:{host}", wildcard) for name in names)
     if kind == "email":
-        return any(name.startswith("email:") and _mailbox(name[6:]) == _mailbox(value) for name in names)
+        wanted = _mailbox(value)
+        return any(_mailbox(address) == wanted for address in _addresses(names))
+    if kind == "id":
+        written = {f"uri:{prefix}{value}" for prefix in ("", "hdl:", "info:hdl/", "urn:oid:")}
+        return any(name in written or _other_text(name) == value for name in names)
     return expected in names
+
+
+def _addresses(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if name.startswith("email:"):
+            yield name[6:]
+        elif name.startswith("other:a0"):
+            other = read_other_name(bytes.fromhex(name[6:]))
+            if other is not None and other[0] == _SMTP_UTF8:
+                yield other[1]
+
+
+def _other_text(name: str) -> str | None:
+    other = read_other_name(bytes.fromhex(name[6:])) if name.startswith("other:a0") else None
+    return None if other is None else other[1]
 
 
 def _mailbox(text: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Certificate policies of a path (RFC 5280 6.1 with the policy graph of RFC 9618, which cannot grow exponentially).
 
-    acceptable(path, wanted=frozenset(), explicit=False)     # path: end entity first, anchor last
+    acceptable(path, asked)         # path: end entity first, anchor last; asked: ``Initial`` of policy and anchor
 
 Without constraints in the certificates and without wishes of the caller every path is acceptable.
 """
@@ -14,11 +14,41 @@ from functools import lru_cache
 
 from pkix import der, extensions
 from pkix.certificate import Certificate
+from pkix.constraints import ANY_POLICY, INHIBIT_ANY_POLICY, POLICY_CONSTRAINTS, POLICY_MAPPINGS
 from pkix.errors import Malformed
+from validate.model import Anchor, Policy
 from validate.names import self_issued
 
-ANY_POLICY = "2.5.29.32.0"
-POLICY_MAPPINGS, POLICY_CONSTRAINTS, INHIBIT_ANY_POLICY = "2.5.29.33", "2.5.29.36", "2.5.29.54"
+_MAX_ENTRIES = 20000
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """Inputs of RFC 5280 6.1.1 (c), (e) to (g). ``wanted`` None: any policy will do."""
+
+    wanted: frozenset[str] | None
+    explicit: bool
+    inhibit_mapping: bool
+    inhibit_any: bool
+
+
+def initial(policy: Policy, anchor: Anchor) -> Initial:
+    """What the relying party asks, narrowed by what its anchor is trusted for, and by what that certificate says (RFC 5937 3).
+
+    Raises Malformed: the anchor's certificate policies cannot be read.
+    """
+    extension = anchor.certificate.extensions.get(extensions.CERTIFICATE_POLICIES)
+    own = frozenset((ANY_POLICY,)) if extension is None else _policies(extension.value)
+    wanted: frozenset[str] | None = None
+    for limit in (policy.certificate_policies, anchor.certificate_policies, own):
+        if limit and ANY_POLICY not in limit:
+            wanted = limit if wanted is None else wanted & limit
+    return Initial(
+        wanted,
+        policy.explicit_policy or anchor.explicit_policy,
+        policy.inhibit_mapping or anchor.inhibit_mapping,
+        policy.inhibit_any or anchor.inhibit_any,
+    )
 
 
 @dataclass(slots=True)
@@ -32,44 +62,87 @@ class _Node:
 _Level = dict[str, _Node]
 
 
-def acceptable(path: Sequence[Certificate], wanted: frozenset[str], explicit: bool) -> bool:
-    """Whether certificate policy processing ends well.
+def acceptable(path: Sequence[Certificate], asked: Initial) -> bool:
+    """Whether certificate policy processing ends well. ``path``: end entity first, trust anchor last; its constraints count (RFC 5937 3.2).
 
-    Args:
-        path: end entity first, trust anchor last. Constraints of the anchor count (RFC 5937 3.2).
-        wanted: policies of which one must hold; empty: any.
-        explicit: whether one must hold at all.
     Raises:
-        Malformed: one of the policy extensions cannot be read.
+        Malformed: one of the policy extensions cannot be read, or there are more policies and mappings than anybody needs.
     """
-    count = len(path) - 1
-    state = _State(count + 1, explicit)
-    if count:
+    if not required(path[0], explicit_left(path[1:], asked)):
+        return True
+    if asked.wanted == frozenset():
+        return False
+    state = _State(len(path), asked)
+    if len(path) > 1:
         state.constrain(path[-1])
-    graph: list[_Level] | None = [{ANY_POLICY: _Node({ANY_POLICY}, set())}]
-    for depth, certificate in enumerate(reversed(path[:-1]), 1):
-        last = depth == count
+    graph: list[_Level] = [{ANY_POLICY: _Node({ANY_POLICY}, set())}]
+    for certificate in reversed(path[:-1]):
+        last = certificate is path[0]
         inner = self_issued(certificate) and not last
-        graph = _extend(graph, certificate, any_allowed=state.inhibit_any > 0 or inner)
-        if last:
-            break
-        graph = _map(graph, certificate, allowed=state.inhibit_mapping > 0)
-        if not inner:
-            state.step()
-        state.constrain(certificate)
-    state.explicit = max(state.explicit - 1, 0)
-    if _integers(path[0], POLICY_CONSTRAINTS).get(0) == 0:
-        state.explicit = 0
-    return state.explicit > 0 or _any_left(graph, wanted)
+        extension = certificate.extensions.get(extensions.CERTIFICATE_POLICIES)
+        if extension is None:
+            return False
+        graph.append(_extended(graph[-1], _policies(extension.value), any_allowed=state.inhibit_any > 0 or inner))
+        if not last:
+            _map(graph[-1], certificate, allowed=state.inhibit_mapping > 0)
+            if not inner:
+                state.step()
+            state.constrain(certificate)
+        if not graph[-1]:
+            return False
+        if sum(len(level) + sum(len(node.parents) for node in level.values()) for level in graph) > _MAX_ENTRIES:
+            raise Malformed(f"more than {_MAX_ENTRIES} certificate policies and mappings along one path")
+    _prune(graph)
+    return _any_left(graph, asked.wanted)
+
+
+def explicit_left(authorities: Sequence[Certificate], asked: Initial) -> int:
+    """How many more certificates may come before a policy is required. ``authorities``: the end entity's issuer first, the anchor last.
+
+    Raises:
+        Malformed: one of their policy extensions cannot be read.
+    """
+    never = len(authorities) + 2
+    left = 0 if asked.explicit else never
+    for certificate in reversed(authorities):
+        if certificate is authorities[-1]:
+            pass  # the anchor only constrains
+        elif left < never and not self_issued(certificate):
+            left = max(left - 1, 0)
+        left = min(left, _integers(certificate, POLICY_CONSTRAINTS).get(0, left))
+        _readable(certificate)
+    return left
+
+
+def required(certificate: Certificate, left: int) -> bool:
+    """Whether the path that ends with ``certificate`` needs a policy (RFC 5280 6.1.5 (a), (b)); ``left``: of ``explicit_left``.
+
+    Raises:
+        Malformed: one of its policy extensions cannot be read.
+    """
+    _readable(certificate)
+    return left <= 1 or _integers(certificate, POLICY_CONSTRAINTS).get(0) == 0
+
+
+def _readable(certificate: Certificate) -> None:
+    policies = certificate.extensions.get(extensions.CERTIFICATE_POLICIES)
+    if policies is not None:
+        _policies(policies.value)
+    mappings = certificate.extensions.get(POLICY_MAPPINGS)
+    if mappings is not None:
+        _mappings(mappings.value)
+    any_policy = certificate.extensions.get(INHIBIT_ANY_POLICY)
+    if any_policy is not None:
+        _skip_certs(any_policy.value)
 
 
 class _State:
     """The three counters: certificates to go until the rule bites; 0: it does."""
 
-    def __init__(self, never: int, explicit: bool) -> None:
-        self.explicit = 0 if explicit else never
-        self.inhibit_mapping = never
-        self.inhibit_any = never
+    def __init__(self, never: int, asked: Initial) -> None:
+        self.explicit = 0 if asked.explicit else never + 1
+        self.inhibit_mapping = 0 if asked.inhibit_mapping else never + 1
+        self.inhibit_any = 0 if asked.inhibit_any else never + 1
 
     def step(self) -> None:
         self.explicit = max(self.explicit - 1, 0)
@@ -86,57 +159,45 @@ class _State:
             self.inhibit_any = min(self.inhibit_any, _skip_certs(any_policy.value))
 
 
-def _extend(graph: list[_Level] | None, certificate: Certificate, *, any_allowed: bool) -> list[_Level] | None:
-    """RFC 9618 5.3: 6.1.3 (d) and (e)."""
-    extension = certificate.extensions.get(extensions.CERTIFICATE_POLICIES)
-    if graph is None or extension is None:
-        return None
-    policies = _policies(extension.value)
+def _extended(above: _Level, policies: frozenset[str], *, any_allowed: bool) -> _Level:
+    """The next level: RFC 9618 5.3 (RFC 5280 6.1.3 (d))."""
     expecting: dict[str, set[str]] = defaultdict(set)
-    for policy, node in graph[-1].items():
+    for policy, node in above.items():
         for expected in node.expected:
             expecting[expected].add(policy)
     level: _Level = {}
     for policy in policies - {ANY_POLICY}:
-        parents = expecting.get(policy) or ({ANY_POLICY} & graph[-1].keys())
+        parents = expecting.get(policy) or ({ANY_POLICY} & above.keys())
         if parents:
             level[policy] = _Node({policy}, set(parents))
     if ANY_POLICY in policies and any_allowed:
         for policy, parents in expecting.items():
             level.setdefault(policy, _Node({policy}, set(parents)))
-    return _pruned([*graph, level])
+    return level
 
 
-def _map(graph: list[_Level] | None, certificate: Certificate, *, allowed: bool) -> list[_Level] | None:
-    """RFC 9618 5.4: 6.1.4 (a) and (b)."""
+def _map(level: _Level, certificate: Certificate, *, allowed: bool) -> None:
+    """RFC 9618 5.4 (RFC 5280 6.1.4 (a), (b))."""
     extension = certificate.extensions.get(POLICY_MAPPINGS)
-    mappings = {} if extension is None else _mappings(extension.value)
-    if graph is None or not mappings:
-        return graph
-    level = graph[-1]
-    for policy, subjects in mappings.items():
+    for policy, subjects in ({} if extension is None else _mappings(extension.value)).items():
         if not allowed:
             level.pop(policy, None)
         elif policy in level:
             level[policy].expected = set(subjects)
         elif ANY_POLICY in level:
             level[policy] = _Node(set(subjects), set(level[ANY_POLICY].parents))
-    return _pruned(graph)
 
 
-def _pruned(graph: list[_Level]) -> list[_Level] | None:
+def _prune(graph: list[_Level]) -> None:
     for above, below in zip(reversed(graph[:-1]), reversed(graph[1:]), strict=True):
         needed = {parent for node in below.values() for parent in node.parents}
         for policy in above.keys() - needed:
             del above[policy]
-    return graph if graph[0] and graph[-1] else None
 
 
-def _any_left(graph: list[_Level] | None, wanted: frozenset[str]) -> bool:
+def _any_left(graph: list[_Level], wanted: frozenset[str] | None) -> bool:
     """RFC 9618 5.5: whether the user-constrained policy set is not empty."""
-    if graph is None:
-        return False
-    if not wanted or ANY_POLICY in wanted or ANY_POLICY in graph[-1]:
+    if wanted is None or ANY_POLICY in graph[-1]:
         return True
     domain = {policy for level in graph[1:] for policy, node in level.items() if ANY_POLICY in node.parents}
     return bool(domain & wanted)

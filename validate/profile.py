@@ -1,6 +1,7 @@
 """How RFC 5280 section 4 wants a certificate to be built, as far as a relying party should mind.
 
     departure(certificate, anchor=False)      # None, or the sentence that says which rule it breaks
+    unknown_critical(certificate)             # the same for critical extensions
 
 A certificate that breaks one of these was made by a program that got something wrong; what else it got wrong nobody knows.
 """
@@ -9,11 +10,10 @@ from __future__ import annotations
 
 from pkix import extensions
 from pkix.certificate import Certificate
-from validate.names import self_issued, subject, well_formed
-from validate.policy_graph import INHIBIT_ANY_POLICY, POLICY_CONSTRAINTS, POLICY_MAPPINGS
+from pkix.constraints import INHIBIT_ANY_POLICY, NAME_CONSTRAINTS, POLICY_CONSTRAINTS, POLICY_MAPPINGS
+from validate.names import self_issued, well_formed
 from validate.text import Text, say
 
-NAME_CONSTRAINTS = "2.5.29.30"
 _FRESHEST_CRL, _SUBJECT_INFO_ACCESS, _SUBJECT_DIRECTORY = "2.5.29.46", "1.3.6.1.5.5.7.1.11", "2.5.29.9"
 
 UNDERSTOOD = frozenset(
@@ -32,30 +32,43 @@ UNDERSTOOD = frozenset(
 )
 """Extensions that validation processes and that may therefore be critical (RFC 5280 6.1.4 (o), 6.1.5 (f))."""
 
-_CRITICAL = (NAME_CONSTRAINTS, POLICY_CONSTRAINTS, INHIBIT_ANY_POLICY)
-_NOT_CRITICAL = (
-    extensions.AUTHORITY_KEY_IDENTIFIER,
-    extensions.SUBJECT_KEY_IDENTIFIER,
-    extensions.AUTHORITY_INFO_ACCESS,
-    _SUBJECT_INFO_ACCESS,
-    _SUBJECT_DIRECTORY,
-    _FRESHEST_CRL,
+_CRITICAL = frozenset((NAME_CONSTRAINTS, POLICY_CONSTRAINTS, INHIBIT_ANY_POLICY))
+_NOT_CRITICAL = frozenset(
+    (
+        extensions.AUTHORITY_KEY_IDENTIFIER,
+        extensions.SUBJECT_KEY_IDENTIFIER,
+        extensions.AUTHORITY_INFO_ACCESS,
+        _SUBJECT_INFO_ACCESS,
+        _SUBJECT_DIRECTORY,
+        _FRESHEST_CRL,
+    )
 )
 
 
-def departure(certificate: Certificate, *, anchor: bool) -> Text | None:
-    """The first rule that ``certificate`` breaks, or None. Who issued an ``anchor``, and under which number, is nobody's business."""
+def unknown_critical(certificate: Certificate) -> Text | None:
+    """The first critical extension of ``certificate`` that is not processed here, as a sentence, or None."""
+    for oid, extension in certificate.extensions.items():
+        if extension.critical and oid not in UNDERSTOOD:
+            return say("unknown_critical", who=certificate, oid=oid)
+    return None
+
+
+def departure(certificate: Certificate, *, anchor: bool, web_pki: bool = False) -> Text | None:
+    """The first rule that ``certificate`` breaks, or None. Who issued an ``anchor``, and under which number, is nobody's business.
+
+    ``web_pki``: name constraints may be not critical (CA/Browser Forum BR 7.1.2.10.8).
+    """
     found = certificate.extensions
     if not found:
         return say("old_version", who=certificate)
     if certificate.serial <= 0 and not anchor:
         return say("bad_serial", who=certificate)
-    for oid in _CRITICAL:
-        if oid in found and not found[oid].critical:
+    for oid, extension in found.items():
+        if extension.critical:
+            if oid in _NOT_CRITICAL:
+                return say("must_not_be_critical", who=certificate, oid=oid)
+        elif oid in _CRITICAL and not (web_pki and oid == NAME_CONSTRAINTS):
             return say("must_be_critical", who=certificate, oid=oid)
-    for oid in _NOT_CRITICAL:
-        if oid in found and found[oid].critical:
-            return say("must_not_be_critical", who=certificate, oid=oid)
     return _naming(certificate) or _identifiers(certificate, anchor) or _authority(certificate)
 
 
@@ -63,7 +76,7 @@ def _naming(certificate: Certificate) -> Text | None:
     """RFC 5280 4.1.2.4, 4.1.2.6, 4.2.1.6."""
     if not certificate.issuer.der[2:]:
         return say("empty_issuer", who=certificate)
-    if not subject(certificate):
+    if not certificate.subject.der[2:]:
         alternative = certificate.extensions.get(extensions.SUBJECT_ALT_NAME)
         if certificate.is_ca:
             return say("empty_subject")

@@ -1,228 +1,358 @@
-"""The rules that a complete path has to obey (RFC 5280 6.1.3 to 6.1.5), one function each, in the order in which they are reported.
+"""The rules that a complete path has to obey (RFC 5280 6.1.1, 6.1.3 to 6.1.5).
 
-    for check in judge(path, policy, now): ...
+    upper = judge_authorities(path[1:], case)     # the CAs, anchor last: once for all that they certify
+    checks = judge(path[0], upper, expected, now) # the end entity below them, at a moment
 
-Each rule returns the sentence of what is wrong, or of what it saw; ``Fault`` marks the former. Paths are end entity first, anchor last; the
-anchor's certificate obeys the same rules as the others (RFC 5937), save for its signature.
+A rule looks at one certificate and returns a Check; every rule looks at every certificate, also after one has failed. The anchor's
+certificate obeys the same rules as the others, save for its signature (RFC 5937). Nothing in ``Upper`` depends on the moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
-from typing import NamedTuple
+from functools import lru_cache
 
 from pkix import extensions
 from pkix.algorithms import KeyKind
 from pkix.certificate import Certificate
-from pkix.errors import Malformed
-from validate.constraints import describe, read_name_constraints, violation
-from validate.model import Check, Policy
+from pkix.constraints import NAME_CONSTRAINTS
+from pkix.errors import Malformed, Unavailable
+from validate import web_pki
+from validate.constraints import NameConstraints, describe, read_name_constraints, violation
+from validate.model import Anchor, Check, Expected, Family, Policy, Purpose
 from validate.names import all_names, covers, self_issued
-from validate.path import Path
-from validate.policy_graph import acceptable
-from validate.profile import NAME_CONSTRAINTS, UNDERSTOOD, departure
+from validate.policy_graph import Initial, acceptable, explicit_left, initial, required
+from validate.profile import departure, unknown_critical
+from validate.purposes import USES, why_not, why_not_below
 from validate.text import Text, say
 
-_ANY_PURPOSE = extensions.EXTENDED_KEY_USAGES["anyExtendedKeyUsage"]
-_PURPOSES = {
-    "client": (extensions.EXTENDED_KEY_USAGES["clientAuth"], frozenset(("digitalSignature", "keyAgreement"))),
-    "server": (extensions.EXTENDED_KEY_USAGES["serverAuth"], frozenset(("digitalSignature", "keyEncipherment", "keyAgreement"))),
+CLAUSES = {
+    "signature": "RFC 5280 6.1.3 (a)(1), (a)(4)",
+    "key": "RFC 5280 6.1.4 (d); strength and family by local policy",
+    "validity": "RFC 5280 6.1.3 (a)(2)",
+    "authority": "RFC 5280 6.1.4 (k), (n)",
+    "path-length": "RFC 5280 6.1.4 (l), (m)",
+    "profile": "RFC 5280 4.1, 4.2",
+    "critical-extensions": "RFC 5280 6.1.4 (o), 6.1.5 (f)",
+    "name-constraints": "RFC 5280 6.1.3 (b), (c)",
+    "certificate-policies": "RFC 5280 6.1.3 (d)-(f); RFC 9618",
+    "purpose": "RFC 5280 4.2.1.3, 4.2.1.12",
+    "names": "RFC 9525 6",
+    "web-pki": "CA/Browser Forum BR 7.1",
+    "status": "RFC 5280 6.1.3 (a)(3)",
+    "path": "RFC 5280 6.1",
 }
-"""Purpose → key purpose, and key usages of which the end entity needs one (RFC 5280 4.2.1.12)."""
+"""Every check by name, in the order in which failures are reported, and its clause."""
+_RANK = {name: rank for rank, name in enumerate(CLAUSES)}
+_SM2_SIGNATURE = "RFC 5280 6.1.3 (a)(1), (a)(4); GM/T 0009 10 (default id)"
+
+STRENGTHS = {
+    KeyKind.RSA_2048: 112,
+    KeyKind.RSA_3072: 128,
+    KeyKind.RSA_4096: 128,
+    KeyKind.P_256: 128,
+    KeyKind.P_384: 192,
+    KeyKind.ED25519: 128,
+    KeyKind.SM2: 128,
+    KeyKind.ML_DSA_65: 192,
+}
+"""Security strength in bits by kind of key (NIST SP 800-57 part 1 table 2; ML-DSA by its category)."""
 
 _MAX_COMPARISONS = 100_000
 
 
-class Fault(NamedTuple):
-    """What is wrong."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a path is judged for. ``anchor``: the one that its last certificate is."""
 
-    text: Text
-
-
-class Skip(NamedTuple):
-    """That a rule had nothing to judge, and why."""
-
-    text: Text
-
-
-class Case(NamedTuple):
-    """What a rule judges."""
-
-    path: Path
     policy: Policy
-    now: datetime
+    anchor: Anchor
+    purpose: Purpose
 
 
-Finding = Text | Fault | Skip
-Rule = Callable[[Case], Finding]
+@dataclass(frozen=True, slots=True)
+class Upper:
+    """The CAs of a path, judged but for the moment.
 
-
-def judge(path: Path, policy: Policy, now: datetime) -> tuple[Check, ...]:
-    """All rules on a complete path; all of them are looked at, also after one has failed."""
-    case = Case(path, policy, now)
-    return tuple(_check(name, clause, rule(case)) for name, clause, rule in RULES)
-
-
-def _check(name: str, clause: str, finding: Finding) -> Check:
-    if isinstance(finding, Fault):
-        return Check(name, "fail", finding.text, clause)
-    if isinstance(finding, Skip):
-        return Check(name, "skipped", finding.text, clause)
-    return Check(name, "pass", finding, clause)
-
-
-def signatures(case: Case) -> Finding:
-    """The search has verified them."""
-    if len(case.path) == 1:
-        return say("is_anchor", who=case.path[0])
-    return say("path_found", count=len(case.path) - 1, anchor=case.path[-1])
-
-
-def family_of(certificate: Certificate) -> str:
-    """``sm2``, ``pq`` (ML-DSA) or ``ecc`` (RSA, NIST curves, Ed25519). Raises as ``Certificate.public_key``."""
-    kind = certificate.public_key.kind
-    return "sm2" if kind == KeyKind.SM2 else "pq" if kind == KeyKind.ML_DSA_65 else "ecc"
-
-
-def keys(case: Case) -> Finding:
-    """Every key, the end entity's too, passes the key policy, and all are of one algorithm family unless the policy lets them mix."""
-    found = set()
-    for certificate in case.path:
-        try:
-            found.add(family_of(certificate))
-        except Malformed as error:
-            return Fault(say("bad_key", who=certificate, why=error))
-    if len(found) == 1 or case.policy.mixed_families:
-        return say("keys_ok", families=", ".join(sorted(found)))
-    return Fault(say("mixed_families", families=", ".join(sorted(found))))
-
-
-def validity(case: Case) -> Finding:
-    """Whole seconds, inclusive at both ends (RFC 5280 4.1.2.5)."""
-    at = case.now.replace(microsecond=0)
-    for certificate in case.path:
-        if at > certificate.not_after:
-            return Fault(say("expired", who=certificate, at=certificate.not_after))
-        if at < certificate.not_before:
-            return Fault(say("not_yet_valid", who=certificate, at=certificate.not_before))
-    return say("validity_ok", at=at)
-
-
-def profile(case: Case) -> Finding:
-    """Each certificate by itself (``validate.profile``)."""
-    for at, certificate in enumerate(case.path, 1):
-        broken = departure(certificate, anchor=at == len(case.path) > 1)
-        if broken is not None:
-            return Fault(broken)
-    return say("profile_ok")
-
-
-def critical_extensions(case: Case) -> Finding:
-    """Nothing critical that is not understood."""
-    for certificate in case.path:
-        for oid, extension in certificate.extensions.items():
-            if extension.critical and oid not in UNDERSTOOD:
-                return Fault(say("unknown_critical", who=certificate, oid=oid))
-    return say("extensions_ok")
-
-
-def authorities(case: Case) -> Finding:
-    """Every issuer is a CA and may sign certificates."""
-    for certificate, issuer in pairwise(case.path):
-        if not issuer.is_ca:
-            return Fault(say("not_ca", who=certificate, issuer=issuer))
-        if extensions.KEY_USAGE in issuer.extensions and "keyCertSign" not in issuer.key_usage:
-            return Fault(say("no_cert_sign", issuer=issuer))
-    return say("ca_ok")
-
-
-def path_lengths(case: Case) -> Finding:
-    """No CA has more CAs below it than it may; self-issued ones do not count, the end entity never does."""
-    below = 0
-    for certificate in case.path[1:]:
-        limit = certificate.path_length
-        if limit is not None and below > limit:
-            return Fault(say("path_length", issuer=certificate, limit=limit, count=below))
-        below += not self_issued(certificate)
-    return say("path_length_ok")
-
-
-def name_constraints(case: Case) -> Finding:
-    """Every certificate's names against the constraints of every CA above it; self-issued CAs are exempt."""
-    budget, constrained = _MAX_COMPARISONS, False
-    for at, issuer in enumerate(case.path):
-        extension = issuer.extensions.get(NAME_CONSTRAINTS)
-        if at == 0 or extension is None:
-            continue
-        constrained = True
-        try:
-            limits = read_name_constraints(extension.value)
-            for below, certificate in enumerate(case.path[:at]):
-                if below and self_issued(certificate):
-                    continue
-                names = all_names(certificate)
-                budget -= len(names) * len(limits)
-                if budget < 0:
-                    return Fault(say("too_many_names"))
-                outside = violation(limits, names)
-                if outside is not None:
-                    return Fault(say("name_constraint", issuer=issuer, who=certificate, name=describe(outside)))
-        except Malformed as error:
-            return Fault(say("bad_constraint", issuer=issuer, why=error))
-    return say("names_allowed") if constrained else Skip(say("no_name_constraints"))
-
-
-def certificate_policies(case: Case) -> Finding:
-    """Certificate policies, mappings and their constraints."""
-    try:
-        good = acceptable(case.path, case.policy.certificate_policies, case.policy.explicit_policy)
-    except Malformed as error:
-        return Fault(say("bad_policies", who=case.path[0], why=error))
-    return say("policies_ok") if good else Fault(say("policy_missing"))
-
-
-def purpose(case: Case) -> Finding:
-    """Key usages of the end entity, and extended ones of every certificate below the anchor that has them.
-
-    anyExtendedKeyUsage is enough in a CA, not in an end entity: an application may ask that its purpose be named (RFC 5280 4.2.1.12).
+    Attributes:
+        path: the end entity's issuer first, the anchor last; empty if the end entity is the anchor.
+        checks: of these certificates; those of validity as they are between ``not_before`` and ``not_after``.
+        families: of their keys.
+        limits: name constraints above the end entity, with whom they are of.
+        comparisons: of names with constraints, that are left for the end entity.
+        signed: the check that the issuer's key signed the end entity.
+        asked, explicit: certificate policies asked for (None: they cannot be read), and certificates to go until one is required.
+        case: what it was judged for.
     """
-    if case.policy.purpose == "any":
-        return Skip(say("any_purpose"))
-    oid, usages = _PURPOSES[case.policy.purpose]
-    for at, certificate in enumerate(case.path):
-        named = certificate.extended_key_usage
-        if named and oid not in named and (at == 0 or _ANY_PURPOSE not in named):
-            return Fault(say("wrong_purpose", who=certificate, purpose=case.policy.purpose, oid=oid))
-    usage = case.path[0].key_usage
-    if extensions.KEY_USAGE in case.path[0].extensions and not usage & usages:
-        return Fault(say("wrong_usage", who=case.path[0], purpose=case.policy.purpose, usage=", ".join(sorted(usage)) or "-"))
-    return say("purpose_ok", purpose=case.policy.purpose)
+
+    path: tuple[Certificate, ...]
+    checks: tuple[Check, ...]
+    not_before: datetime
+    not_after: datetime
+    families: frozenset[Family]
+    limits: tuple[tuple[Certificate, NameConstraints], ...]
+    comparisons: int
+    signed: Check
+    asked: Initial | None
+    explicit: int
+    case: Case
 
 
-def expected_names(case: Case) -> Finding:
+def failed(checks: Sequence[Check]) -> Check | None:
+    """The failure that a person should hear of first: by rule, then from the end entity up."""
+    found = [check for check in checks if check.outcome == "failed"]
+    return min(found, key=lambda check: (_RANK[check.name], check.index or 0)) if found else None
+
+
+@lru_cache(maxsize=1024)
+def _passed(name: str, index: int | None, code: str) -> Check:
+    return Check(name, "ok", say(code), CLAUSES[name], index)
+
+
+@lru_cache(maxsize=1024)
+def _skipped(name: str, index: int | None, code: str) -> Check:
+    return Check(name, "skipped", say(code), CLAUSES[name], index)
+
+
+def _judged(name: str, index: int | None, fault: Text | None, passed: str) -> Check:
+    return _passed(name, index, passed) if fault is None else Check(name, "failed", fault, CLAUSES[name], index)
+
+
+# --- the authorities -----------------------------------------------------------------------------------------------
+
+
+def judge_authorities(authorities: tuple[Certificate, ...], case: Case) -> Upper:
+    """All rules but the moment on the CAs of a path, the end entity's issuer first, the anchor last."""
+    checks: list[Check] = []
+    families: set[Family] = set()
+    limits: list[tuple[Certificate, NameConstraints]] = []
+    comparisons = _MAX_COMPARISONS
+    # From the anchor down: each CA is held against what those above it say.
+    for index in range(len(authorities), 0, -1):
+        certificate = authorities[index - 1]
+        own = _by_itself(authorities, index, families, case)
+        if limits and not self_issued(certificate):
+            check, comparisons = _within(certificate, index, limits, comparisons)
+            own.append(check)
+        extension = certificate.extensions.get(NAME_CONSTRAINTS)
+        if extension is not None:
+            own += _limits_of(certificate, index, extension.value, limits)
+        if index == len(authorities) and case.anchor.name_constraints is not None:
+            own += _limits_of(certificate, index, case.anchor.name_constraints, limits)
+        checks = own + checks
+    asked, left, problem = _policies_above(authorities, case)
+    anchored = case.anchor.certificate
+    return Upper(
+        path=authorities,
+        checks=(*checks, *problem),
+        not_before=max((c.not_before for c in authorities), default=anchored.not_before),
+        not_after=min((c.not_after for c in authorities), default=anchored.not_after),
+        families=frozenset(families),
+        limits=tuple(limits),
+        comparisons=comparisons,
+        signed=_signature(anchored, 0, authorities[0] if authorities else None),
+        asked=asked,
+        explicit=left,
+        case=case,
+    )
+
+
+def _by_itself(authorities: tuple[Certificate, ...], index: int, families: set[Family], case: Case) -> list[Check]:
+    """What does not depend on the names and policies above. Adds to ``families``."""
+    certificate, last = authorities[index - 1], index == len(authorities)
+    checks = [
+        _signature(certificate, index, None if last else authorities[index]),
+        _key(certificate, index, families, case.policy),
+        _validity(certificate, index, None),
+        _authority(certificate, index),
+        _path_length(authorities[: index - 1], certificate, index, case if last else None),
+        _judged("profile", index, departure(certificate, anchor=last, web_pki=case.policy.web_pki), "profile_ok"),
+        _judged("critical-extensions", index, unknown_critical(certificate), "extensions_ok"),
+        _purpose_below(certificate, index, case if last else None, case.purpose),
+    ]
+    if last and case.policy.web_pki:
+        checks.append(_judged("web-pki", index, web_pki.root(certificate), "web_ok"))
+    return checks
+
+
+def _signature(certificate: Certificate, index: int, issuer: Certificate | None) -> Check:
+    """The search has verified it."""
+    if issuer is None:
+        return Check("signature", "skipped", say("is_anchor", who=certificate), CLAUSES["signature"], index)
+    clause = _SM2_SIGNATURE if issuer.public_key.kind is KeyKind.SM2 else CLAUSES["signature"]
+    return Check("signature", "ok", say("signed_by", issuer=issuer), clause, index)
+
+
+def family_of(certificate: Certificate) -> Family:
+    """``sm2``, ``pq`` (ML-DSA) or ``ecc`` (RSA, NIST curves, Ed25519). Raises as ``Certificate.public_key``."""
+    return _family(certificate.key_kind)
+
+
+def _family(kind: KeyKind) -> Family:
+    return "sm2" if kind is KeyKind.SM2 else "pq" if kind is KeyKind.ML_DSA_65 else "ecc"
+
+
+def _key(certificate: Certificate, index: int, families: set[Family], policy: Policy) -> Check:
+    """The key passes the key policy, is strong enough, and of one algorithm family with those above. Adds to ``families``."""
+    try:
+        # The keys of CAs are ready already: they have verified something.
+        kind = certificate.public_key.kind if index else certificate.key_kind
+    except (Malformed, Unavailable) as error:
+        return _judged("key", index, say("bad_key", who=certificate, why=error), "")
+    family, strength, fault = _family(kind), STRENGTHS[kind], None
+    if families and family not in families and not policy.mixed_families:
+        fault = say("mixed_families", families=", ".join(sorted({family, *families})))
+    elif family not in policy.families:
+        fault = say("family_not_taken", who=certificate, family=family)
+    elif strength < policy.minimum_strength:
+        fault = say("too_weak", who=certificate, strength=strength, minimum=policy.minimum_strength)
+    families.add(family)
+    return _judged("key", index, fault, f"key_{family}")
+
+
+def _validity(certificate: Certificate, index: int, now: datetime | None) -> Check:
+    """Whole seconds, inclusive at both ends (RFC 5280 4.1.2.5). ``now`` None: some moment within."""
+    if now is not None and now > certificate.not_after:
+        return _judged("validity", index, say("expired", who=certificate, at=certificate.not_after), "")
+    if now is not None and now < certificate.not_before:
+        return _judged("validity", index, say("not_yet_valid", who=certificate, at=certificate.not_before), "")
+    return Check("validity", "ok", say("valid_until", at=certificate.not_after), CLAUSES["validity"], index)
+
+
+def _authority(certificate: Certificate, index: int) -> Check:
+    fault = None
+    if not certificate.is_ca:
+        fault = say("not_ca", issuer=certificate)
+    elif extensions.KEY_USAGE in certificate.extensions and "keyCertSign" not in certificate.key_usage:
+        fault = say("no_cert_sign", issuer=certificate)
+    return _judged("authority", index, fault, "ca_ok")
+
+
+def _path_length(below: Sequence[Certificate], certificate: Certificate, index: int, anchored: Case | None) -> Check:
+    """No CA has more CAs below it than it may; self-issued ones do not count, the end entity never does."""
+    limits = [certificate.path_length, None if anchored is None else anchored.anchor.path_length]
+    limit = min((limit for limit in limits if limit is not None), default=None)
+    count = sum(not self_issued(c) for c in below)
+    fault = None if limit is None or count <= limit else say("path_length", issuer=certificate, limit=limit, count=count)
+    return _judged("path-length", index, fault, "path_length_ok")
+
+
+def _limits_of(certificate: Certificate, index: int, value: bytes, limits: list[tuple[Certificate, NameConstraints]]) -> list[Check]:
+    """Adds what a CA, or who trusts it, limits to ``limits``; a check only if that cannot be read."""
+    try:
+        limits.append((certificate, read_name_constraints(value)))
+    except Malformed as error:
+        return [_judged("name-constraints", index, say("bad_constraint", issuer=certificate, why=error), "")]
+    return []
+
+
+def _within(
+    certificate: Certificate, index: int, limits: Sequence[tuple[Certificate, NameConstraints]], comparisons: int
+) -> tuple[Check, int]:
+    """The certificate's names against the constraints of every CA above it; how many comparisons are left then."""
+    if not limits:
+        return _skipped("name-constraints", index, "no_name_constraints"), comparisons
+    try:
+        names = all_names(certificate)
+        for issuer, limit in limits:
+            comparisons -= len(names) * len(limit)
+            if comparisons < 0:
+                return _judged("name-constraints", index, say("too_many_names"), ""), 0
+            outside = violation(limit, names)
+            if outside is not None:
+                fault = say("name_constraint", issuer=issuer, who=certificate, name=describe(outside))
+                return _judged("name-constraints", index, fault, ""), comparisons
+    except Malformed as error:
+        return _judged("name-constraints", index, say("bad_name", who=certificate, name=error), ""), comparisons
+    return _passed("name-constraints", index, "names_allowed"), comparisons
+
+
+def _purpose_below(certificate: Certificate, index: int, anchored: Case | None, purpose: Purpose) -> Check:
+    if anchored is not None and anchored.anchor.purposes and purpose not in anchored.anchor.purposes:
+        return _judged("purpose", index, say("anchor_purpose", who=certificate, purpose=say(f"for_{purpose}")), "")
+    if purpose == "any":
+        return _skipped("purpose", index, "any_purpose")
+    return _judged("purpose", index, why_not_below(certificate, purpose), f"may_{purpose}")
+
+
+def _policies_above(authorities: tuple[Certificate, ...], case: Case) -> tuple[Initial | None, int, list[Check]]:
+    try:
+        asked = initial(case.policy, case.anchor)
+        return asked, explicit_left(authorities, asked), []
+    except Malformed as error:
+        return None, 0, [_judged("certificate-policies", None, say("bad_policies", why=error), "")]
+
+
+# --- the end entity ------------------------------------------------------------------------------------------------
+
+
+def judge(certificate: Certificate, upper: Upper, expected: Expected, now: datetime) -> tuple[Check, ...]:
+    """All rules on the end entity, and the checks of the CAs above it at this moment (whole seconds)."""
+    policy, purpose = upper.case.policy, upper.case.purpose
+    return (
+        upper.signed,
+        _key(certificate, 0, set(upper.families), policy),
+        _validity(certificate, 0, now),
+        _judged("profile", 0, departure(certificate, anchor=False, web_pki=policy.web_pki), "profile_ok"),
+        _judged("critical-extensions", 0, unknown_critical(certificate), "extensions_ok"),
+        _within(certificate, 0, upper.limits, upper.comparisons)[0],
+        _policies(certificate, upper),
+        _purpose(certificate, purpose),
+        _expected_names(certificate, expected),
+        *([_judged("web-pki", 0, web_pki.subscriber(certificate, policy.public_suffixes), "web_ok")] if policy.web_pki else ()),
+        *authorities_at(upper, now),
+    )
+
+
+def authorities_at(upper: Upper, now: datetime) -> tuple[Check, ...]:
+    """The checks of the CAs at a moment (whole seconds)."""
+    if upper.not_before <= now <= upper.not_after:
+        return upper.checks
+    return tuple(
+        _validity(upper.path[check.index - 1], check.index, now) if check.name == "validity" and check.index else check
+        for check in upper.checks
+    )
+
+
+def _policies(certificate: Certificate, upper: Upper) -> Check:
+    """Certificate policies, mappings and their constraints, for the path as a whole."""
+    if upper.asked is None:
+        return _skipped("certificate-policies", 0, "policies_unread")
+    try:
+        if not required(certificate, upper.explicit):
+            return _passed("certificate-policies", None, "policies_free")
+        good = acceptable((certificate, *upper.path), upper.asked)
+    except Malformed as error:
+        return _judged("certificate-policies", None, say("bad_policies", why=error), "")
+    return _judged("certificate-policies", None, None if good else say("policy_missing"), "policies_ok")
+
+
+def _purpose(certificate: Certificate, purpose: Purpose) -> Check:
+    if purpose == "any":
+        return _skipped("purpose", 0, "any_purpose")
+    fault = why_not(certificate, purpose)
+    return _purpose_ok(purpose) if fault is None else Check("purpose", "failed", fault, USES[purpose].clause, 0)
+
+
+@lru_cache
+def _purpose_ok(purpose: Purpose) -> Check:
+    return Check("purpose", "ok", say(f"may_{purpose}"), USES[purpose].clause, 0)
+
+
+def _expected_names(certificate: Certificate, expected: Expected) -> Check:
     """Each name that was asked for is one of the end entity's alternative names."""
-    if not case.policy.names:
-        return Skip(say("any_name"))
-    names = case.path[0].names
-    for expected in case.policy.names:
-        if not covers(names, expected):
-            return Fault(say("wrong_name", who=case.path[0], name=expected, names=", ".join(names) or "-"))
-    return say("names_ok", names=", ".join(case.policy.names))
+    if not expected.names:
+        return _skipped("names", 0, "any_name")
+    names = certificate.names
+    for name in expected.names:
+        if not covers(names, name):
+            fault = say("wrong_name", who=certificate, name=name, names=", ".join(names) or "-")
+            return Check("names", "failed", fault, CLAUSES["names"], 0)
+    return _names_ok(expected.names)
 
 
-RULES: tuple[tuple[str, str, Rule], ...] = (
-    ("signatures", "RFC 5280 6.1.3 (a)(1), (a)(4)", signatures),
-    ("keys", "RFC 5280 6.1.4 (d); key and family policy", keys),
-    ("validity", "RFC 5280 6.1.3 (a)(2)", validity),
-    ("authorities", "RFC 5280 6.1.4 (k), (n)", authorities),
-    ("path-length", "RFC 5280 6.1.4 (l), (m)", path_lengths),
-    ("profile", "RFC 5280 4.1, 4.2", profile),
-    ("critical-extensions", "RFC 5280 6.1.4 (o), 6.1.5 (f)", critical_extensions),
-    ("name-constraints", "RFC 5280 6.1.3 (b), (c)", name_constraints),
-    ("certificate-policies", "RFC 5280 6.1.3 (d)-(f); RFC 9618", certificate_policies),
-    ("purpose", "RFC 5280 4.2.1.3, 4.2.1.12; RFC 8446 4.4.2.2", purpose),
-    ("names", "RFC 9525 6", expected_names),
-)
-"""Name, clause and function of every rule."""
+@lru_cache(maxsize=1024)
+def _names_ok(names: tuple[str, ...]) -> Check:
+    return Check("names", "ok", say("names_ok", names=", ".join(names)), CLAUSES["names"], 0)

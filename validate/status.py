@@ -1,194 +1,254 @@
-"""Revocation: what staples, OCSP responders and CRLs say of every certificate of a path below the anchor (RFC 6960, RFC 5280 6.3).
+"""Revocation: what staples, OCSP responders, CRLs and pushes say of one certificate of a path (RFC 6960, RFC 5280 6.3).
 
-    checks, evidence = await revocation(path, Inquiry(Asked(policy, now), fetch=fetcher))
+    status = Revocation(HttpFetcher(allowed_hosts=…, networks=PLANT))     # one for the life of the program
+    result = await validate(chain, policy=policy, now=now, status=status)
+    status.store.push(issuer_key(issuer), serial, revoked_at, "keyCompromise", now)
 
-What was handed in comes first; then OCSP; then CRLs. Whoever says "revoked" and may say so is believed; "good" counts only from a source
-that is authentic, current and covers the certificate. Everything that was tried and was no use is named in the answer.
-Only URLs of certificates whose path is verified up to an anchor are ever asked.
+What was pushed counts first, then what was handed in, then what is kept, then what is fetched: OCSP before CRLs, or as ``order`` says. Who
+says "revoked" and may say so is believed; "good" counts only from a source that is authentic, current and covers the certificate.
+Everything that was tried and was no use is named in the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
+from collections.abc import Coroutine, Sequence
+from datetime import datetime
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from pkix import extensions
 from pkix.certificate import Certificate
-from pkix.crl import Crl
-from pkix.errors import IronrootError
-from pkix.ocsp import OcspResponse, build_request, cert_id
-from validate.model import Check, Fetcher, StatusEvidence
-from validate.path import Path
-from validate.rules import family_of
-from validate.statements import Answer, Asked, Source, delegates, judge_crl, judge_response, read_crl, read_response
+from pkix.errors import Malformed
+from validate.fetched import Fetch, Fetched
+from validate.model import Basis, Question
+from validate.status_ask import by_ocsp, signer_checked
+from validate.status_inquiry import Inquiry, MustWait
+from validate.status_lists import by_crl, keep
+from validate.status_ocsp import judge_response, outdated, read_response
+from validate.status_store import Kept, StatusStore, issuer_key
 from validate.text import Text, joined, say
 
 NO_REVOCATION_AVAILABLE = "2.5.29.56"
-_MAX_URLS = 3
+
+_GRAVITY = ("revoked", "held", "unknown", "good")
+_MAX_NOTES = 8
 
 
-@dataclass(frozen=True)
-class Inquiry:
-    """What every link is asked with, and what was answered already (by certificate and issuer key): paths share links."""
+class Revocation:
+    """``validate.model.Status``.
 
-    asked: Asked
-    fetch: Fetcher | None = None
-    staples: tuple[bytes, ...] = ()
-    crls: tuple[bytes, ...] = ()
-    known: dict[tuple[bytes, bytes], Answer] = field(default_factory=dict)
+    Args:
+        fetch: the way to the network; None: nothing is fetched, whatever the policy says.
+        store: what is known already; may be shared by those with the same ``responders``.
+        order: which kind of source is asked first; one that is left out is not asked.
+        responders: OCSP signers that are trusted by local configuration for any issuer (RFC 6960 4.2.2.2 (1)).
+    """
 
-    @cached_property
-    def online(self) -> Fetcher | None:
-        """The fetcher, if it may be used."""
-        return self.fetch if self.asked.policy.status in ("hard-fail", "soft-fail") else None
+    def __init__(
+        self,
+        fetch: Fetch | None = None,
+        *,
+        store: StatusStore | None = None,
+        order: Sequence[Literal["ocsp", "crl"]] = ("ocsp", "crl"),
+        responders: Sequence[Certificate] = (),
+    ) -> None:
+        self.store = StatusStore() if store is None else store
+        self._fetch = fetch
+        self._order = tuple(order)
+        self._responders = tuple(responders)
+        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[Any]]] = WeakKeyDictionary()
 
-    @cached_property
-    def responses(self) -> list[OcspResponse | Text]:
-        return [read_response(raw) for raw in self.staples]
+    def at_hand(self, certificate: Certificate, issuer: Certificate, question: Question) -> Basis | None:
+        """See ``Status.at_hand``."""
+        return self._at_hand(certificate, issuer, question, frozenset())
 
-    @cached_property
-    def lists(self) -> list[Crl | Text]:
-        return [read_crl(raw) for raw in self.crls]
+    async def find(self, certificate: Certificate, issuer: Certificate, question: Question) -> Basis:
+        """See ``Status.find``."""
+        return await self._find(certificate, issuer, question, frozenset())
+
+    def learn(self, url: str, raw: bytes, issuer: Certificate, now: datetime) -> None:
+        """Takes in the CRL of ``url`` that ``issuer`` signed as if it had been fetched: from a file, a mirror, a message. May take long.
+
+        Raises:
+            Malformed: it cannot be read.
+        """
+        kept = keep(self.store, url, Fetched(raw), issuer, now)
+        if isinstance(kept, Text):
+            raise Malformed(f"the CRL for {url}: {kept.en}")
+
+    async def close(self) -> None:
+        """Ends what is under way in this event loop, and closes ``fetch``. What is known stays."""
+        flights = list(self._flights.pop(asyncio.get_running_loop(), {}).values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+        if self._fetch is not None:
+            await self._fetch.close()
+
+    def _at_hand(self, certificate: Certificate, issuer: Certificate, question: Question, signing: frozenset[bytes]) -> Basis | None:
+        online = self._online(question)
+        key = issuer_key(issuer)
+        if not question.staples and not question.crls:
+            # The hot path: the same certificate again.
+            kept = self.store.answers.get((certificate.sha256, key))
+            if kept is not None and self._fresh(kept, key, question, online):
+                return self.store.overlay(kept.basis, key, certificate.serial)
+        inquiry = self._inquiry(certificate, issuer, question, signing, waits=False)
+        try:
+            basis = _now(self._known(inquiry))
+            if basis is None and self._lists_come_first(certificate, online):
+                basis = _now(self._by_crl(inquiry, last=True))
+        except MustWait:
+            return None
+        return self.store.overlay(basis, key, certificate.serial)
+
+    async def _find(self, certificate: Certificate, issuer: Certificate, question: Question, signing: frozenset[bytes]) -> Basis:
+        inquiry = self._inquiry(certificate, issuer, question, signing, waits=True)
+        basis = None
+        try:
+            async with asyncio.timeout(max(question.deadline - question.monotonic(), 0.0)):
+                basis = await self._known(inquiry) or await self._fetched(inquiry)
+        except TimeoutError:
+            inquiry.notes.append(inquiry.too_slow)
+        if basis is None:
+            # It should have been asked for again, and could not be: by its own word it still holds.
+            kept = self.store.answers.get(inquiry.link)
+            basis = kept.basis if kept is not None and self._fresh(kept, inquiry.key, question, online=False) else None
+        basis = self.store.overlay(basis, inquiry.key, certificate.serial)
+        return basis or Basis("none", detail=joined(inquiry.notes[:_MAX_NOTES] or [say("nowhere")]))
+
+    def _inquiry(
+        self, certificate: Certificate, issuer: Certificate, question: Question, signing: frozenset[bytes], *, waits: bool
+    ) -> Inquiry:
+        return Inquiry(
+            certificate,
+            issuer,
+            question,
+            self.store,
+            self._fetch if self._online(question) else None,
+            waits,
+            self._flights.setdefault(asyncio.get_running_loop(), {}) if waits else {},
+            lambda keys: _Nested(self, keys),
+            signing,
+        )
+
+    def _online(self, question: Question) -> bool:
+        return self._fetch is not None and question.policy.status in ("hard-fail", "soft-fail")
+
+    def _lists_come_first(self, certificate: Certificate, online: bool) -> bool:
+        """Whether a list that is kept is as good as what would be fetched."""
+        return "crl" in self._order and (not online or self._order[0] == "crl" or not certificate.ocsp_urls)
+
+    def _fresh(self, kept: Kept, key: bytes, question: Question, online: bool) -> bool:
+        """Whether an answer that is kept counts for this question; if nothing can be asked, also one that HTTP would have renewed."""
+        basis = kept.basis
+        if basis.this_update is None or basis.until is None:
+            return False
+        if basis.standing == "revoked":
+            return basis.this_update <= question.now + question.policy.skew
+        if online and (kept.fresh_until < question.now or (kept.lists is not None and kept.lists != self.store.lists)):
+            return False
+        if question.nonce is not None and basis.source == "ocsp":
+            return False
+        if kept.signer is not None and self.store.pushed(key, kept.signer) is not None:
+            return False
+        return outdated(basis.this_update, basis.until, question) is None
+
+    # --- what is known, and what is asked ---------------------------------------------------------------------------
+
+    async def _known(self, inquiry: Inquiry) -> Basis | None:
+        """Pushed for ever, exempt, handed in (the gravest counts), or kept."""
+        certificate, question = inquiry.certificate, inquiry.question
+        pushed = self.store.overlay(None, inquiry.key, certificate.serial)
+        if pushed is not None and pushed.standing == "revoked":
+            return pushed
+        if exempt(certificate):
+            return _EXEMPT
+        found = [await self._by_staple(inquiry, at) for at in range(len(question.staples))]
+        if question.crls:
+            found.append(await by_crl(inquiry, last=True, handed_in_only=True))
+        kept = self.store.answers.get(inquiry.link)
+        if kept is not None and self._fresh(kept, inquiry.key, question, inquiry.fetch is not None):
+            found.append(kept.basis)
+        usable = [basis for basis in found if basis is not None]
+        newest = sorted(usable, key=lambda basis: basis.this_update or question.now, reverse=True)
+        basis = min(newest, key=lambda basis: _GRAVITY.index(basis.standing), default=None)
+        if basis is not None and basis.standing == "revoked":
+            self.store.keep_answer(inquiry.link, Kept(basis, question.now))
+        return basis
+
+    async def _by_staple(self, inquiry: Inquiry, at: int) -> Basis | None:
+        response = inquiry.question.answered.get(("staple", at))
+        if response is None:
+            response = inquiry.question.answered[("staple", at)] = read_response(inquiry.question.staples[at])
+        ruling = judge_response(
+            response,  # type: ignore[arg-type]
+            inquiry.certificate,
+            inquiry.issuer,
+            inquiry.question,
+            source="staple",
+            responders=self._responders,
+        )
+        basis = await signer_checked(ruling, inquiry)
+        if isinstance(basis, Basis):
+            return basis
+        if basis.code != "not_about_it":
+            inquiry.notes.append(say("unusable", source=say("the_staple"), why=basis))
+        return None
+
+    async def _fetched(self, inquiry: Inquiry) -> Basis | None:
+        for kind in self._order:
+            last = kind == self._order[-1] or (kind == "ocsp" and not inquiry.certificate.crl_urls)
+            found = await (by_ocsp(inquiry, self._responders, last=last) if kind == "ocsp" else self._by_crl(inquiry, last=last))
+            if found is not None:
+                return found
+        if inquiry.fetch is None:
+            inquiry.notes.append(say("not_fetched"))
+        return None
+
+    async def _by_crl(self, inquiry: Inquiry, *, last: bool) -> Basis | None:
+        lists = self.store.lists  # as it is now: what comes while this is worked out may say more
+        basis = await by_crl(inquiry, last=last)
+        if basis is not None and basis.url:
+            kept = self.store.crls.get(basis.url)
+            fresh_until = inquiry.now if kept is None else kept.fresh_until
+            self.store.keep_answer(inquiry.link, Kept(basis, fresh_until, lists))
+        return basis
 
 
-async def revocation(path: Path, inquiry: Inquiry) -> tuple[tuple[Check, ...], tuple[StatusEvidence, ...]]:
-    """One check for each link of ``path``, end entity first, and the statements that they rest on."""
-    if inquiry.asked.policy.status == "none":
-        return (Check("status", "skipped", say("status_skipped"), "local policy"),), ()
-    if len(path) == 1:
-        return (Check("status", "skipped", say("is_anchor", who=path[0]), "RFC 5280 6.1"),), ()
-    answers = await asyncio.gather(*(_link(*link, inquiry) for link in pairwise(path)))
-    checks = tuple(_check(certificate, answer, inquiry) for certificate, answer in zip(path, answers, strict=False))
-    return checks, tuple(answer for answer in answers if isinstance(answer, StatusEvidence))
+class _Nested:
+    """``Revocation`` about those who sign status: ``signing`` keys do not speak for themselves."""
+
+    def __init__(self, whole: Revocation, signing: frozenset[bytes]) -> None:
+        self._whole, self._signing = whole, signing
+
+    def at_hand(self, certificate: Certificate, issuer: Certificate, question: Question) -> Basis | None:
+        return self._whole._at_hand(certificate, issuer, question, self._signing)
+
+    async def find(self, certificate: Certificate, issuer: Certificate, question: Question) -> Basis:
+        return await self._whole._find(certificate, issuer, question, self._signing)
+
+    async def close(self) -> None:
+        pass
 
 
-def _check(certificate: Certificate, answer: Answer, inquiry: Inquiry) -> Check:
-    if isinstance(answer, Text):
-        if answer.code == "status_exempt":
-            return Check("status", "skipped", answer, "RFC 6960 4.2.2.2.1; RFC 9608")
-        if inquiry.asked.policy.status == "soft-fail":
-            return Check("status", "skipped", say("status_partial", who=certificate, why=answer), "local policy")
-        return Check("status", "fail", say("no_status", who=certificate, why=answer), "RFC 5280 6.1.3 (a)(3)")
-    clause = "RFC 6960 3.2" if answer.source in ("ocsp", "staple") else "RFC 5280 6.3.3"
-    shown = source_text(answer)
-    if answer.status == "good":
-        return Check("status", "pass", say("not_revoked", who=certificate, source=shown), clause)
-    if answer.status == "unknown":
-        return Check("status", "fail", say("unknown_serial", who=certificate, source=shown), "RFC 6960 2.2")
-    code = "on_hold" if answer.reason == "certificateHold" else "revoked"
-    return Check("status", "fail", say(code, who=certificate, at=answer.revoked_at, reason=answer.reason, source=shown), clause)
+_EXEMPT = Basis("exempt")
 
 
-def source_text(evidence: StatusEvidence) -> Text:
-    """Where a statement came from, for a person."""
-    return say(f"from_{evidence.source}", url=evidence.url, at=evidence.produced_at)
-
-
-# --- one link ------------------------------------------------------------------------------------------------------
-
-
-async def _link(certificate: Certificate, issuer: Certificate, inquiry: Inquiry) -> Answer:
-    key = certificate.sha256, issuer.spki
-    if key not in inquiry.known:
-        inquiry.known[key] = say("status_exempt") if _exempt(certificate) else await _statement(certificate, issuer, inquiry)
-    return inquiry.known[key]
-
-
-def _exempt(certificate: Certificate) -> bool:
-    # nocheck means something in an OCSP signer only (RFC 6960 4.2.2.2.1), noRevAvail in an end entity only (RFC 9608 3).
+def exempt(certificate: Certificate) -> bool:
+    """Whether no status is due: an OCSP signer with nocheck (RFC 6960 4.2.2.2.1), an end entity with noRevAvail (RFC 9608 3)."""
     signer = extensions.EXTENDED_KEY_USAGES["OCSPSigning"] in certificate.extended_key_usage
     nocheck = signer and extensions.OCSP_NOCHECK in certificate.extensions
     return not certificate.is_ca and (nocheck or NO_REVOCATION_AVAILABLE in certificate.extensions)
 
 
-async def _statement(certificate: Certificate, issuer: Certificate, inquiry: Inquiry) -> Answer:
-    """The best statement about ``certificate``, or all that stood in the way of one."""
-    notes: list[Text] = []
+def _now(work: Coroutine[Any, Any, Basis | None]) -> Basis | None:
+    """What ``work`` comes to if it does not wait for anything. Raises MustWait if it does."""
     try:
-        async with asyncio.timeout(inquiry.asked.policy.fetch_time.total_seconds()):
-            supplied = await _supplied(certificate, issuer, inquiry, notes)
-            if supplied is not None:
-                return supplied
-            if inquiry.online is None:
-                return joined([*notes, say("not_fetched")])
-            fetched = await _fetched(certificate, issuer, inquiry, inquiry.online, notes)
-            return fetched if fetched is not None else joined(notes or [say("nowhere")])
-    except TimeoutError:
-        return joined([*notes, say("too_slow", seconds=f"{inquiry.asked.policy.fetch_time.total_seconds():g}")])
-
-
-async def _supplied(certificate: Certificate, issuer: Certificate, inquiry: Inquiry, notes: list[Text]) -> StatusEvidence | None:
-    """The gravest usable statement that was handed in, of equals the newest."""
-    answers = [(await _weighed(r, certificate, issuer, inquiry, "staple", ""), "the_staple") for r in inquiry.responses]
-    answers += [(judge_crl(c, certificate, issuer, inquiry.asked, "supplied-crl", ""), "the_list") for c in inquiry.lists]
-    found = []
-    for answer, what in answers:
-        if isinstance(answer, StatusEvidence):
-            found.append(answer)
-        elif answer.code != "not_about_it":
-            notes.append(say("unusable", source=say(what), why=answer))
-    gravity = ("revoked", "unknown", "good")
-    return min(found, key=lambda answer: (gravity.index(answer.status), inquiry.asked.now - answer.this_update), default=None)
-
-
-async def _fetched(
-    certificate: Certificate, issuer: Certificate, inquiry: Inquiry, fetch: Fetcher, notes: list[Text]
-) -> StatusEvidence | None:
-    """The first usable statement of OCSP, then of CRLs."""
-    for url in certificate.ocsp_urls[:_MAX_URLS]:
-        answer = await _ask(url, certificate, issuer, inquiry, fetch)
-        if isinstance(answer, StatusEvidence):
-            return answer
-        notes.append(answer)
-    for url in certificate.crl_urls[:_MAX_URLS]:
-        answer = await _download(url, certificate, issuer, inquiry, fetch)
-        if isinstance(answer, StatusEvidence):
-            return answer
-        notes.append(answer)
-    return None
-
-
-async def _ask(url: str, certificate: Certificate, issuer: Certificate, inquiry: Inquiry, fetch: Fetcher) -> Answer:
-    """OCSP by POST. CertIDs in SM3 for SM2 issuers, else in SHA-1: the one digest that every responder indexes by (RFC 5019 2.1.1)."""
-    digest = "sm3" if family_of(issuer) == "sm2" else "sha1"
-    request = build_request([cert_id(digest, issuer, certificate.serial)], inquiry.asked.nonce)
-    try:
-        raw = await fetch.post(url, request, "application/ocsp-request")
-    except IronrootError as error:
-        return say("unreachable", url=url, why=error)
-    answer = await _weighed(read_response(raw), certificate, issuer, inquiry, "ocsp", url)
-    return answer if isinstance(answer, StatusEvidence) else say("unusable", source=say("the_responder", url=url), why=answer)
-
-
-async def _download(url: str, certificate: Certificate, issuer: Certificate, inquiry: Inquiry, fetch: Fetcher) -> Answer:
-    try:
-        raw = await fetch.get(url)
-    except IronrootError as error:
-        return say("unreachable", url=url, why=error)
-    answer = judge_crl(read_crl(raw), certificate, issuer, inquiry.asked, "crl", url)
-    return answer if isinstance(answer, StatusEvidence) else say("unusable", source=say("the_point", url=url), why=answer)
-
-
-async def _weighed(
-    response: OcspResponse | Text, certificate: Certificate, issuer: Certificate, inquiry: Inquiry, source: Source, url: str
-) -> Answer:
-    """``judge_response``, then the delegated signer: its algorithm family, and its own revocation unless its certificate says nocheck."""
-    answer = judge_response(response, certificate, issuer, inquiry.asked, source, url)
-    if isinstance(answer, Text) or isinstance(response, Text):
-        return answer
-    for signer in delegates(response, issuer):
-        if family_of(signer) != family_of(issuer) and not inquiry.asked.policy.mixed_families:
-            return say("mixed_families", families=f"{family_of(issuer)}, {family_of(signer)}")
-        if extensions.OCSP_NOCHECK not in signer.extensions and not await _signer_is_good(signer, issuer, inquiry):
-            return say("signer_unchecked", who=signer)
-    return answer
-
-
-async def _signer_is_good(signer: Certificate, issuer: Certificate, inquiry: Inquiry) -> bool:
-    """By CRL: asking OCSP about an OCSP signer goes in a circle."""
-    answers = [judge_crl(crl, signer, issuer, inquiry.asked, "supplied-crl", "") for crl in inquiry.lists]
-    if inquiry.online is not None:
-        answers += [await _download(url, signer, issuer, inquiry, inquiry.online) for url in signer.crl_urls[:_MAX_URLS]]
-    return {answer.status for answer in answers if isinstance(answer, StatusEvidence)} == {"good"}
+        work.send(None)
+    except StopIteration as end:
+        basis: Basis | None = end.value
+        return basis
+    work.close()
+    raise MustWait

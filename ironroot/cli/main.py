@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ironroot.cli import audit, ca, cert, crl, device, fleet
+from ironroot.cli import audit, ca, cert, crl, device, fleet, hsm, trust, validator
 from ironroot.cli.common import DEFAULT_HOME, EXIT_CODES, Format, Home, Output, emit, examples, run, say, sub_app, with_installation
 from ironroot.i18n import _
 from ironroot.log import configure
@@ -21,6 +21,9 @@ app.add_typer(crl.app, name="crl")
 app.add_typer(device.app, name="device")
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(audit.app, name="audit")
+app.add_typer(hsm.app, name="hsm")
+app.add_typer(trust.app, name="trust")
+app.add_typer(validator.app, name="validator")
 
 
 @app.command(
@@ -32,14 +35,15 @@ def init(
     http_port: Annotated[int | None, typer.Option(min=1, max=65535, help=_("Port for OCSP, CRLs and CA certificates (8080)."))] = None,
     https_port: Annotated[int | None, typer.Option(min=1, max=65535, help=_("Port for enrolment over TLS (8443)."))] = None,
     organization: Annotated[str | None, typer.Option(help=_("Organization in the subjects of certificates."))] = None,
+    hsm: Annotated[str | None, typer.Option(metavar="URI", help=_("A PKCS#11 token for the keys (RFC 7512); else the simulator."))] = None,
     output: Format = Output.TABLE,
 ) -> None:
-    from ironroot.setup import initialise
+    from ironroot.setup import FAMILIES, initialise
     from ironroot.views import authority, moment
     from ironroot.wire import installation
 
     async def work() -> list[dict[str, object]]:
-        settings = await initialise(home, http_port=http_port, https_port=https_port, organization=organization)
+        settings = await initialise(home, http_port=http_port, https_port=https_port, organization=organization, hsm_uri=hsm)
         async with installation(settings) as here:
             return [
                 {"id": a.id, "algorithm": str(a.certificate.public_key.kind), "not_after": moment(a.certificate.not_after)}
@@ -49,6 +53,9 @@ def init(
 
     rows = run(work)
     emit(rows, output, ("id", "algorithm", "not_after", "sha256"))
+    for family in FAMILIES:
+        if f"{family}-root" not in {row["id"] for row in rows}:
+            say(_("Left out, since the token does not sign with such keys:") + f" {family}")
     say(_("Ready. Next:") + f" ironroot serve --home {home}")
 
 
@@ -72,20 +79,41 @@ def serve(
 
 
 @app.command(
-    help=_("Say whether a certificate is good, now, for a purpose, and why not. Exit code 0 good, 8 not."),
-    epilog=examples("ironroot verify device.pem --chain chain.pem --purpose client", "ironroot verify peer.pem --trust root.pem -o json"),
+    help=_("Say whether a certificate, or a live TLS server, is good, now, for a purpose, and why not. Exit code 0 good, 8 not."),
+    epilog=examples(
+        "ironroot verify device.pem --chain chain.pem --purpose tls-client",
+        "ironroot verify scada-1.plant.example:443 --explain",
+        "ironroot verify peer.pem --trust root.pem -o json",
+    ),
 )
 def verify(
-    file: Annotated[Path, typer.Argument(help=_("The certificate, PEM or DER; a PEM file may hold its chain too."), dir_okay=False)],
+    target: Annotated[
+        str, typer.Argument(metavar="FILE|HOST:PORT", help=_("A certificate, PEM or DER, with or without its chain; or a TLS server."))
+    ],
     home: Home = DEFAULT_HOME,
     chain: Annotated[Path | None, typer.Option(dir_okay=False, help=_("Intermediate certificates."))] = None,
-    purpose: Annotated[str, typer.Option(help="client | server | any")] = "any",
+    purpose: Annotated[str | None, typer.Option(help="tls-client | tls-server | code | data-signature | … | any")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help=_("What it must be called: dns:HOST, ip:ADDRESS, uri:URI, device:FLEET/SERIAL."))
+    ] = None,
+    staple: Annotated[Path | None, typer.Option(dir_okay=False, help=_("An OCSP response, DER."))] = None,
     trust: Annotated[Path | None, typer.Option(dir_okay=False, help=_("Trust anchors; else the roots of this installation."))] = None,
+    explain: Annotated[bool, typer.Option("--explain", help=_("Show everything that was looked at, as a tree."))] = False,
     output: Format = Output.TABLE,
 ) -> None:
-    from ironroot.cli.verify import verify_file
+    from ironroot.cli.verify import verify as judge
 
-    verify_file(file, home, chain, purpose, trust, output)
+    judge(
+        target,
+        home,
+        chain=chain,
+        staple=staple,
+        purpose=purpose,
+        names=name or (),
+        trust=trust,
+        explain=explain,
+        output=output,
+    )
 
 
 @app.command(help=_("Say what runs here and how it is."), epilog=examples("ironroot status --home /var/lib/ironroot -o json"))

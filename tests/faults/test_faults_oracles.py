@@ -36,7 +36,7 @@ def copy(plant, certificates, tmp_path) -> Path:
         closing(sqlite3.connect(tmp_path / "db/ironroot.db")) as target,
     ):
         source.backup(target)
-    (tmp_path / "hsm/sign.log").write_bytes((plant.home / "hsm/sign.log").read_bytes())
+    (tmp_path / "hsm/audit.log").write_bytes((plant.home / "hsm/audit.log").read_bytes().rstrip(b"\n") + b"\n")
     return tmp_path
 
 
@@ -61,10 +61,10 @@ def test_a_signature_without_a_record(copy, certificates, number) -> None:
 
 
 def test_a_signature_over_something_else(copy) -> None:
-    last = (copy / "hsm/sign.log").read_bytes().splitlines()[-1]
-    entry = json.loads(last) | {"purpose": "certificate", "input": "00" * 32, "prev": hashlib.sha256(last).hexdigest()}
-    entry["seq"] += 1
-    with (copy / "hsm/sign.log").open("a") as log:
+    last = (copy / "hsm/audit.log").read_bytes().splitlines()[-1]
+    entry = {"op": "sign", "key": "ecc-issuing", "purpose": "certificate", "inputs": ["00" * 32], "prev": hashlib.sha256(last).hexdigest()}
+    entry["seq"] = json.loads(last)["seq"] + 1
+    with (copy / "hsm/audit.log").open("a") as log:
         log.write(json.dumps(entry) + "\n")
     (line,) = oracles.unrecorded(copy)
     assert f"line {entry['seq']} " in line
@@ -78,8 +78,8 @@ def test_a_record_that_was_never_signed(copy, certificates) -> None:
 
 
 def test_a_log_with_a_line_missing(copy) -> None:
-    lines = (copy / "hsm/sign.log").read_bytes().splitlines(keepends=True)
-    (copy / "hsm/sign.log").write_bytes(b"".join(lines[:2] + lines[3:]))
+    lines = (copy / "hsm/audit.log").read_bytes().splitlines(keepends=True)
+    (copy / "hsm/audit.log").write_bytes(b"".join(lines[:2] + lines[3:]))
     with pytest.raises(AssertionError, match="line 3"):
         oracles.unrecorded(copy)
 

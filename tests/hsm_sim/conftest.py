@@ -1,4 +1,4 @@
-"""The HSM as a process of its own, and a client that speaks its wire protocol by hand and keeps every octet that it was sent."""
+"""The HSM inside the test, the HSM as a process of its own, and a client that keeps every octet that it was sent."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import cbor2
 import pytest
+from hsm_inside import NOW, pin_of
 
 from hsm_sim import initialise
+from hsm_sim.roles import Role
 
 ROOT = Path(__file__).parents[2]
-NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 class Client:
@@ -81,9 +81,9 @@ class Hsm:
         self.process: subprocess.Popen[str] | None = None
         self.clients: list[Client] = []
 
-    def start(self) -> Hsm:
-        command = [sys.executable, "-m", "hsm_sim", "--home", str(self.home)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def start(self, *options: str, env: dict[str, str] | None = None) -> Hsm:
+        command = [sys.executable, "-m", "hsm_sim", "serve", "--home", str(self.home), *options]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n", self.process.communicate()
         return self
@@ -108,19 +108,27 @@ class Hsm:
 
     @property
     def pin(self) -> str:
-        return (self.home / "pin").read_text().strip()
+        return pin_of(self.home, Role.OFFICER)
 
-    def login(self) -> Client:
+    def login(self, role: Role = Role.OFFICER) -> Client:
         client = self.connect()
-        client.call("login", pin=self.pin)
+        client.call("login", pin=pin_of(self.home, role), role=str(role))
         return client
 
 
+@pytest.fixture(scope="session")
+def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home as ``initialise`` makes it; not to be changed."""
+    folder = tmp_path_factory.mktemp("made") / "hsm"
+    initialise(folder, NOW)
+    return folder
+
+
 @pytest.fixture
-def home() -> Iterator[Path]:
-    """A home with a token and no process; a short path, for its socket."""
+def home(made_home: Path) -> Iterator[Path]:
+    """A home of one's own with a device and no process; a short path, for its sockets."""
     folder = Path(tempfile.mkdtemp(prefix="ir", dir="/tmp"))
-    initialise(folder / "hsm", NOW)
+    shutil.copytree(made_home, folder / "hsm")
     yield folder / "hsm"
     shutil.rmtree(folder)
 

@@ -54,16 +54,17 @@ def issued(home: Path, fleet: str) -> dict[str, list[bytes]]:
 
 
 def signatures(home: Path) -> list[dict[str, Any]]:
-    """Lines of the HSM's log, those put aside first; the chain through them holds. OCSP's are summaries without ``key`` and ``input``."""
-    aside = [path for path in (home / "hsm").glob("sign.log.*") if path.suffix[1:].isdecimal()]  # named by the number of the first line
-    logs = [*sorted(aside, key=lambda path: int(path.suffix[1:])), home / "hsm" / "sign.log"]
-    lines = [line for log in logs for line in log.read_bytes().splitlines()]
+    """What the HSM's log says of signatures; the chain through all its lines holds. OCSP's are summaries without ``key`` and ``inputs``."""
+    aside = [path for path in (home / "hsm").glob("audit.log.*") if path.suffix[1:].isdecimal()]  # named by the number of the first line
+    logs = [*sorted(aside, key=lambda path: int(path.suffix[1:])), home / "hsm" / "audit.log"]
+    lines = [line for log in logs for line in log.read_bytes().splitlines() if line]
     previous, found = "0" * 64, []
     for number, line in enumerate(lines, start=1):
         entry = json.loads(line)
         assert (entry["seq"], entry["prev"]) == (number, previous), f"line {number} of the HSM's log"
         previous = hashlib.sha256(line).hexdigest()
-        found.append(entry)
+        if entry["op"] == "sign":
+            found.append(entry)
     return found
 
 
@@ -73,7 +74,7 @@ def unrecorded(home: Path) -> list[str]:
     rows = query(home, "SELECT id, authority, device, state, tbs, der FROM certificates")
     authorities = query(home, "SELECT id, key, certificate, parent FROM authorities")
     keys = {row["id"]: (row["key"], row["certificate"]) for row in authorities}
-    after = {(entry["key"], entry.get("input") or entry["sha256"]) for entry in signatures(home) if entry["purpose"] == "certificate"}
+    after = {(entry["key"], made) for entry in signatures(home) if entry["purpose"] == "certificate" for made in entry["inputs"]}
     # A root's own certificate is no row of certificates: an audit entry is its intent, the authority its record.
     roots = [row for row in authorities if row["parent"] == row["id"]]
     known = {(row["key"], signing_input(_parts(row["certificate"])[0].dump(), row["certificate"])) for row in roots}
@@ -90,7 +91,7 @@ def unrecorded(home: Path) -> list[str]:
     for entry in before:
         if entry["purpose"] == "ocsp" and ours & entry["keys"].keys():
             found.append(f"O1: an authority's own key signed for OCSP: line {entry['seq']} of the HSM's log")
-        if entry["purpose"] == "certificate" and (entry["key"], entry.get("input") or entry["sha256"]) not in known:
+        if entry["purpose"] == "certificate" and any((entry["key"], made) not in known for made in entry["inputs"]):
             found.append(f"O1: the HSM signed without a record: line {entry['seq']} of its log, {entry['key']}")
     return found
 

@@ -19,11 +19,10 @@ from pkix.crl import CrlEntry, build_tbs_crl
 from pkix.name import name
 from pkix.ocsp import Single, assemble_response, build_response_data, cert_id
 from pkix.privatekey import PrivateKey, generate
-from validate import Policy, validate_sync
+from validate import Anchor, Expected, Policy, validate_sync
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
-OFFLINE = Policy(status="none")
 _serials = count(0x40_00_00_00_00_00_00_01)
 
 
@@ -145,15 +144,30 @@ class Plant:
     signer: Party
     url: str
 
-    def validate(self, leaf: Party | bytes | None = None, *, policy=OFFLINE, chain=None, trust=None, now=NOW, **more):
+    def validate(
+        self,
+        leaf: Party | bytes | None = None,
+        *,
+        chain=None,
+        trust=None,
+        now=NOW,
+        purpose="any",
+        names=(),
+        status="none",
+        more=None,
+        **policy,
+    ):
+        """``validate_sync`` of the device or of ``leaf``; ``trust`` are parties or anchors, ``policy`` fields of Policy, ``more`` goes to
+        ``validate_sync``. Without ``status``, revocation is not looked at."""
         leaf = self.device if leaf is None else leaf
+        trusted = [self.root] if trust is None else trust
         return validate_sync(
-            leaf if isinstance(leaf, bytes) else leaf.der,
-            chain=[self.issuing.der] if chain is None else [party.der for party in chain],
-            trust=[self.root.der] if trust is None else [party.der for party in trust],
-            policy=policy,
+            [leaf if isinstance(leaf, bytes) else leaf.der, *(party.der for party in ([self.issuing] if chain is None else chain))],
+            policy=Policy(anchors=tuple(t if isinstance(t, Anchor) else Anchor(t.certificate) for t in trusted), status=status, **policy),
+            purpose=purpose,
+            expected=Expected(*names),
             now=now,
-            **more,
+            **(more or {}),
         )
 
 
@@ -216,7 +230,7 @@ def dns(text: str) -> bytes:
 
 def codes(result) -> set[str]:
     """Codes of what failed."""
-    return {check.code for check in result.checks if check.outcome == "fail"}
+    return {check.code for check in result.checks if check.outcome == "failed"}
 
 
 @pytest.fixture(scope="session")
@@ -225,7 +239,6 @@ def pki() -> SimpleNamespace:
     return SimpleNamespace(
         NOW=NOW,
         DAY=DAY,
-        OFFLINE=OFFLINE,
         key=key,
         issue=issue,
         plant=lru_cache(plant),

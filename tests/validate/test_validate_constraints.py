@@ -7,7 +7,6 @@ import pytest
 from pkix import der, extensions
 from pkix.extensions import Extension
 from pkix.name import name
-from validate import Policy
 
 
 def mail(text: str) -> bytes:
@@ -161,8 +160,7 @@ def with_policies(pki, *levels, wanted=(), explicit=False):
         party = pki.issue(party, f"policy ca {number}", ca=True, extra=extra, subject=subject)
         chain.append(party)
     leaf = pki.issue(party, "x", extra=levels[-1])
-    policy = Policy(status="none", certificate_policies=frozenset(wanted), explicit_policy=explicit)
-    return plant.validate(leaf, chain=chain, policy=policy)
+    return plant.validate(leaf, chain=chain, certificate_policies=frozenset(wanted), explicit_policy=explicit)
 
 
 @pytest.mark.parametrize(

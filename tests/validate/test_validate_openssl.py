@@ -14,7 +14,7 @@ from pkix.crl import CrlEntry
 from pkix.extensions import Extension
 from pkix.name import name
 from pkix.pem import encode
-from validate import Policy
+from validate.status import Revocation
 
 GOLD, SILVER, ANY = "1.3.6.1.4.1.55738.1.1", "1.3.6.1.4.1.55738.1.2", "2.5.29.32.0"
 
@@ -34,44 +34,42 @@ def openssl(folder, leaf, chain, trust, now, *arguments, crls=()):
     return done.returncode == 0 and "leaf.pem: OK" in done.stdout
 
 
-def agree(pki, folder, leaf, chain, *arguments, policy, now=None, crls=()):
+def agree(pki, folder, leaf, chain, *arguments, now=None, crls=(), **asked):
     plant = pki.plant()
     now = now or pki.NOW
-    result = plant.validate(leaf, chain=chain, policy=policy, now=now, crls=crls)
-    assert openssl(folder, leaf, chain, [plant.root], now, *arguments, crls=crls) is result.good, result.reason
+    result = plant.validate(leaf, chain=chain, now=now, more={"crls": crls, "status": Revocation()} if crls else None, **asked)
+    assert openssl(folder, leaf, chain, [plant.root], now, *arguments, crls=crls) is result.good, result.sentence()
     return result.good
 
 
 def test_time_purpose_and_names(pki, tmp_path):
     plant = pki.plant()
     both = [plant.issuing]
-    client, server = Policy(purpose="client", status="none"), Policy(purpose="server", status="none")
-    assert agree(pki, tmp_path, plant.device, both, "-purpose", "sslclient", policy=client)
-    assert not agree(pki, tmp_path, plant.device, both, "-purpose", "sslserver", policy=server)
+    assert agree(pki, tmp_path, plant.device, both, "-purpose", "sslclient", purpose="tls-client")
+    assert not agree(pki, tmp_path, plant.device, both, "-purpose", "sslserver", purpose="tls-server")
     # At notAfter itself openssl says expired, RFC 5280 4.1.2.5 says valid.
     after, last = (plant.device.certificate.not_after + timedelta(seconds=step) for step in (1, -1))
-    assert not agree(pki, tmp_path, plant.device, both, policy=pki.OFFLINE, now=after)
-    assert agree(pki, tmp_path, plant.device, both, policy=pki.OFFLINE, now=last)
-    assert not agree(pki, tmp_path, plant.device, [], policy=pki.OFFLINE)
+    assert not agree(pki, tmp_path, plant.device, both, now=after)
+    assert agree(pki, tmp_path, plant.device, both, now=last)
+    assert not agree(pki, tmp_path, plant.device, [])
     host = pki.issue(plant.issuing, "host", names=("dns:*.plant.example", "ip:192.0.2.7"), purposes=("serverAuth",))
     for wanted in ("a.plant.example", "plant.example", "a.b.plant.example", "a.implant.example"):
-        asked = Policy(names=(f"dns:{wanted}",), status="none")
-        agree(pki, tmp_path, host, both, "-verify_hostname", wanted, policy=asked)
+        agree(pki, tmp_path, host, both, "-verify_hostname", wanted, names=(f"dns:{wanted}",))
     for wanted in ("192.0.2.7", "192.0.2.8"):
-        agree(pki, tmp_path, host, both, "-verify_ip", wanted, policy=Policy(names=(f"ip:{wanted}",), status="none"))
+        agree(pki, tmp_path, host, both, "-verify_ip", wanted, names=(f"ip:{wanted}",))
 
 
 def test_structure(pki, tmp_path):
     plant = pki.plant()
     forged = pki.issue(plant.issuing, "plc-7", signed_by=pki.issue(None, "mallory", ca=True))
-    assert not agree(pki, tmp_path, forged, [plant.issuing], policy=pki.OFFLINE)
-    assert not agree(pki, tmp_path, pki.issue(plant.device, "rogue"), [plant.device, plant.issuing], policy=pki.OFFLINE)
+    assert not agree(pki, tmp_path, forged, [plant.issuing])
+    assert not agree(pki, tmp_path, pki.issue(plant.device, "rogue"), [plant.device, plant.issuing])
     lower = pki.issue(plant.issuing, "one too many", ca=True)
-    assert not agree(pki, tmp_path, pki.issue(lower, "x"), [lower, plant.issuing], policy=pki.OFFLINE)
+    assert not agree(pki, tmp_path, pki.issue(lower, "x"), [lower, plant.issuing])
     odd = Extension("1.3.6.1.4.1.55738.666.1", True, der.null())
-    assert not agree(pki, tmp_path, pki.issue(plant.issuing, "x", extra=(odd,)), [plant.issuing], policy=pki.OFFLINE)
+    assert not agree(pki, tmp_path, pki.issue(plant.issuing, "x", extra=(odd,)), [plant.issuing])
     silent = pki.issue(plant.root, "crl only", ca=True, usage=("cRLSign",))
-    assert not agree(pki, tmp_path, pki.issue(silent, "x"), [silent], policy=pki.OFFLINE)
+    assert not agree(pki, tmp_path, pki.issue(silent, "x"), [silent])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,7 @@ def test_name_constraints(pki, tmp_path, permitted, excluded, names):
 
     limits = pki.name_constraints(tuple(map(base, permitted)), tuple(map(base, excluded)))
     issuing = pki.issue(pki.plant().root, "limited", ca=True, extra=(limits,))
-    agree(pki, tmp_path, pki.issue(issuing, "plc-7", names=tuple(names)), [issuing], policy=pki.OFFLINE)
+    agree(pki, tmp_path, pki.issue(issuing, "plc-7", names=tuple(names)), [issuing])
 
 
 def policies(*oids: str) -> Extension:
@@ -159,25 +157,23 @@ def test_certificate_policies(pki, tmp_path, levels, wanted, explicit):
         party = pki.issue(party, f"policy ca {number}", ca=True, extra=extra)
         chain.append(party)
     leaf = pki.issue(party, "x", extra=levels[-1])
-    policy = Policy(status="none", certificate_policies=frozenset((wanted,)), explicit_policy=explicit)
     arguments = ["-policy_check", "-policy", wanted, *(["-explicit_policy"] if explicit else [])]
-    agree(pki, tmp_path, leaf, chain, *arguments, policy=policy)
+    agree(pki, tmp_path, leaf, chain, *arguments, certificate_policies=frozenset((wanted,)), explicit_policy=explicit)
 
 
 def test_crls(pki, tmp_path):
     plant = pki.plant()
     serial = plant.device.certificate.serial
-    offline = Policy(status="offline")
     good = [plant.root.crl(), plant.issuing.crl(CrlEntry(1, pki.NOW, 1))]
-    assert agree(pki, tmp_path, plant.device, [plant.issuing], policy=offline, crls=good)
+    assert agree(pki, tmp_path, plant.device, [plant.issuing], status="offline", crls=good)
     for second in (
         plant.issuing.crl(CrlEntry(serial, pki.NOW - pki.DAY, 1)),
         plant.issuing.crl(CrlEntry(serial, pki.NOW - pki.DAY, 6)),
         plant.issuing.crl(this_update=pki.NOW - 2 * pki.DAY, next_update=pki.NOW - pki.DAY),
         plant.issuing.crl(signer=plant.root),
     ):
-        assert not agree(pki, tmp_path, plant.device, [plant.issuing], policy=offline, crls=[plant.root.crl(), second])
-    assert not agree(pki, tmp_path, plant.device, [plant.issuing], policy=offline, crls=good[:1])
+        assert not agree(pki, tmp_path, plant.device, [plant.issuing], status="offline", crls=[plant.root.crl(), second])
+    assert not agree(pki, tmp_path, plant.device, [plant.issuing], status="offline", crls=good[:1])
 
 
 def test_sm2_link_by_link(pki, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from pkix.certificate import assemble, build_tbs
 from pkix.errors import Malformed
 from pkix.extensions import Extension
 from pkix.name import Name, name
-from validate import Policy, validate_sync
+from validate import Expected, Memory, Policy, anchors, validate, validate_sync
 
 FAMILIES = [KeyKind.P_256, KeyKind.SM2, KeyKind.RSA_2048, KeyKind.ML_DSA_65]
 DEVICE = "uri:urn:ironroot:device:x:plc-7"
@@ -25,13 +26,13 @@ DEVICE = "uri:urn:ironroot:device:x:plc-7"
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_chain_of_three_is_good_for_its_purpose_and_name(pki, kind):
     plant = pki.plant(kind)
-    result = plant.validate(policy=Policy(purpose="client", names=(DEVICE,), status="none"))
+    result = plant.validate(purpose="tls-client", names=(DEVICE,))
     assert result.good
     assert result.code == "good"
     assert [certificate.der for certificate in result.path] == [plant.device.der, plant.issuing.der, plant.root.der]
-    assert {check.outcome for check in result.checks} <= {"pass", "skipped"}
-    assert result.reason.startswith("Good: CN=plc-7")
-    assert result.text("zh").startswith("有效")
+    assert {check.outcome for check in result.checks} <= {"ok", "skipped"}
+    assert result.sentence().startswith("Good: CN=plc-7")
+    assert result.sentence("zh").startswith("有效")
 
 
 def test_the_result_turns_into_plain_json(pki):
@@ -64,34 +65,34 @@ def test_expired_issuing_ca_is_named(pki):
     issuing = pki.issue(plant.root, "late issuing", ca=True, not_before=pki.NOW - 9 * pki.DAY, not_after=pki.NOW - pki.DAY)
     result = plant.validate(pki.issue(issuing, "plc-8"), chain=[issuing])
     assert result.code == "expired"
-    assert "late issuing" in result.reason
-    assert "2026-11-22 10:00:00Z" in result.reason
+    assert "late issuing" in result.sentence()
+    assert "2026-11-22 10:00:00Z" in result.sentence()
 
 
 def test_wrong_purpose(pki):
     plant = pki.plant()
-    assert plant.validate(policy=Policy(purpose="server", status="none")).code == "wrong_purpose"
+    assert plant.validate(purpose="tls-server").code == "wrong_purpose"
     both = pki.issue(plant.issuing, "both", purposes=("serverAuth", "clientAuth"))
-    assert plant.validate(both, policy=Policy(purpose="server", status="none")).good
+    assert plant.validate(both, purpose="tls-server").good
     anything = pki.issue(plant.issuing, "anything", purposes=("anyExtendedKeyUsage",))
-    assert plant.validate(anything, policy=Policy(purpose="server", status="none")).code == "wrong_purpose"
+    assert plant.validate(anything, purpose="tls-server").code == "wrong_purpose"
     unrestricted = pki.issue(plant.issuing, "unrestricted", purposes=())
-    assert plant.validate(unrestricted, policy=Policy(purpose="server", status="none")).good
+    assert plant.validate(unrestricted, purpose="tls-server").good
 
 
 def test_purpose_is_nested_a_ca_for_clients_certifies_no_servers(pki):
     plant = pki.plant()
     clients_only = pki.issue(plant.root, "clients only", ca=True, extra=(extensions.extended_key_usage("clientAuth"),))
     server = pki.issue(clients_only, "server", purposes=("serverAuth",))
-    assert plant.validate(server, chain=[clients_only], policy=Policy(purpose="server", status="none")).code == "wrong_purpose"
+    assert plant.validate(server, chain=[clients_only], purpose="tls-server").code == "wrong_purpose"
     assert plant.validate(server, chain=[clients_only]).good
 
 
 def test_key_usage_must_allow_tls(pki):
     plant = pki.plant()
     encryption = pki.issue(plant.issuing, "encryption only", usage=("keyEncipherment",))
-    assert plant.validate(encryption, policy=Policy(purpose="client", status="none")).code == "wrong_usage"
-    assert plant.validate(plant.issuing, policy=Policy(purpose="server", status="none"), chain=[]).code == "wrong_usage"
+    assert plant.validate(encryption, purpose="tls-client").code == "wrong_usage"
+    assert plant.validate(plant.issuing, purpose="tls-server", chain=[]).code == "wrong_usage"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_key_usage_must_allow_tls(pki):
 def test_expected_names(pki, names, expected, good):
     plant = pki.plant()
     leaf = pki.issue(plant.issuing, "plc-7", names=names)
-    result = plant.validate(leaf, policy=Policy(names=(expected,), status="none"))
+    result = plant.validate(leaf, names=(expected,))
     assert result.good is good
     assert good or result.code == "wrong_name"
 
@@ -121,15 +122,15 @@ def test_expected_names(pki, names, expected, good):
 def test_every_expected_name_must_be_there_and_the_common_name_does_not_count(pki):
     plant = pki.plant()
     leaf = pki.issue(plant.issuing, "plc-9.example", names=("dns:a.example", "ip:192.0.2.1"))
-    assert plant.validate(leaf, policy=Policy(names=("dns:a.example", "ip:192.0.2.1"), status="none")).good
-    assert plant.validate(leaf, policy=Policy(names=("dns:a.example", "ip:192.0.2.2"), status="none")).code == "wrong_name"
-    assert plant.validate(leaf, policy=Policy(names=("dns:plc-9.example",), status="none")).code == "wrong_name"
+    assert plant.validate(leaf, names=("dns:a.example", "ip:192.0.2.1")).good
+    assert plant.validate(leaf, names=("dns:a.example", "ip:192.0.2.2")).code == "wrong_name"
+    assert plant.validate(leaf, names=("dns:plc-9.example",)).code == "wrong_name"
 
 
 @pytest.mark.parametrize("wrong", ["dns:*.example", "dns:PLC-7", "plc-7", "ip:192.0.2.300", "uri:"])
 def test_an_expected_name_must_be_one(wrong):
     with pytest.raises(Malformed):
-        Policy(names=(wrong,))
+        Expected(wrong)
 
 
 def test_unknown_issuer_and_untrusted_root(pki):
@@ -205,8 +206,8 @@ def test_depth_is_bounded(pki):
         chain.append(party)
     leaf = pki.issue(party, "x")
     plant = pki.plant()
-    assert plant.validate(leaf, chain=chain, trust=[root], policy=Policy(status="none", max_intermediates=4)).good
-    assert plant.validate(leaf, chain=chain, trust=[root], policy=Policy(status="none", max_intermediates=3)).code == "path_too_long"
+    assert plant.validate(leaf, chain=chain, trust=[root], max_intermediates=4).good
+    assert plant.validate(leaf, chain=chain, trust=[root], max_intermediates=3).code == "path_too_long"
 
 
 def test_a_key_that_must_not_be_certified(pki):
@@ -217,7 +218,7 @@ def test_a_key_that_must_not_be_certified(pki):
     weak = SimpleNamespace(spki=spki, key_identifier=bytes(20))
     result = plant.validate(pki.issue(plant.issuing, "weak", public_key=weak))
     assert result.code == "bad_key"
-    assert "CN=weak" in result.reason
+    assert "CN=weak" in result.sentence()
     off = bytearray(plant.device.certificate.spki)
     off[-1] ^= 1
     result = plant.validate(pki.issue(plant.issuing, "off", public_key=SimpleNamespace(spki=bytes(off), key_identifier=bytes(20))))
@@ -237,16 +238,63 @@ def test_unknown_critical_extension(pki):
 def test_a_broken_intermediate_that_is_not_needed_does_no_harm_and_a_needed_one_is_explained(pki):
     plant = pki.plant()
     broken = plant.issuing.der[:-40]
-    arguments = {"trust": [plant.root.der], "now": pki.NOW, "policy": pki.OFFLINE}
-    assert validate_sync(plant.device.der, chain=[broken, plant.issuing.der, b"", b"\x00" * 50], **arguments).good
-    result = validate_sync(plant.device.der, chain=[broken], **arguments)
-    assert result.code == "unreadable_issuer"
+    arguments = {"policy": Policy(anchors=anchors(plant.root.der), status="none"), "now": pki.NOW}
+    assert validate_sync([plant.device.der, broken, plant.issuing.der, b"", b"\x00" * 50], **arguments).good
+    assert validate_sync([plant.device.der, broken], **arguments).code == "unreadable_issuer"
 
 
 def test_rubbish_is_a_verdict_and_no_exception(pki):
     plant = pki.plant()
     for rubbish in (b"", b"\x30", b"\x30\x80\x00\x00", b"not a certificate", plant.device.der + b"\x00"):
         assert plant.validate(rubbish).code == "malformed"
+
+
+# --- without status, or without end --------------------------------------------------------------------------------
+
+
+def test_nobody_to_ask_about_revocation(pki):
+    plant = pki.plant()
+    result = plant.validate(status="hard-fail")
+    assert result.code == "no_status"
+    assert [basis.standing for basis in result.basis] == ["none", "none"]
+    forgiven = plant.validate(status="soft-fail")
+    assert forgiven.good
+    assert {check.outcome for check in forgiven.checks if check.name == "status"} == {"unknown"}
+    assert "forgives" in forgiven.sentence("en")
+    assert "策略允许忽略" in forgiven.sentence("zh")
+
+
+class Hanging:
+    """A status store that has nothing and never comes back."""
+
+    def at_hand(self, _certificate, _issuer, _question):
+        return None
+
+    async def find(self, _certificate, _issuer, _question):
+        await asyncio.Event().wait()
+
+    async def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("mode", ["hard-fail", "soft-fail"])
+def test_a_status_store_that_hangs_is_left_behind(pki, mode):
+    store = Hanging()
+    result = pki.plant().validate(status=mode, budget=timedelta(0), more={"status": store})
+    assert result.good is (mode == "soft-fail")
+    assert result.basis[0].detail.code == "too_slow"
+    assert store.closed
+
+
+def test_side_by_side_in_one_event_loop(pki):
+    plant, memory = pki.plant(), Memory()
+    policy = Policy(anchors=anchors(plant.root.der), status="none")
+
+    async def all_at_once():
+        chains = [[pki.issue(plant.issuing, f"x{n}").der, plant.issuing.der] for n in range(8)]
+        return await asyncio.gather(*(validate(chain, policy=policy, now=pki.NOW, memory=memory) for chain in chains))
+
+    assert all(result.good for result in asyncio.run(all_at_once()))
 
 
 # --- several paths -------------------------------------------------------------------------------------------------
@@ -307,7 +355,10 @@ def test_an_anchor_that_is_no_root_ends_the_path(pki):
 
 def test_a_trusted_certificate_itself_is_good(pki):
     plant = pki.plant()
-    result = plant.validate(plant.root, chain=[], policy=Policy())
+    result = plant.validate(
+        plant.root,
+        chain=[],
+    )
     assert result.good
     assert result.path == (plant.root.certificate,)
 
@@ -319,7 +370,7 @@ def test_families_do_not_mix_unless_the_policy_says_so(pki):
     ecc, gm = pki.plant(), pki.plant(KeyKind.SM2)
     mixed = pki.issue(ecc.issuing, "sm2 device", KeyKind.SM2)
     assert ecc.validate(mixed).code == "mixed_families"
-    assert ecc.validate(mixed, policy=Policy(status="none", mixed_families=True)).good
+    assert ecc.validate(mixed, mixed_families=True).good
     rsa = pki.issue(ecc.issuing, "rsa device", KeyKind.RSA_2048)
     assert ecc.validate(rsa).good
     crossed = pki.issue(ecc.root, "sm2 issuing", KeyKind.SM2, ca=True, subject=gm.issuing.certificate.subject, key_label="sm2 issuing")

@@ -9,13 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pkix import der
 from pkix.algorithms import KeyKind
+from pkix.certificate import parse_certificate
 from pkix.crl import CrlEntry
-from validate import Policy, validate_sync
+from pkix.errors import Malformed
+from validate import Memory, Policy, anchors, validate_sync
+from validate.status import Revocation
 from validate.text import CATALOGUE, say
 
+shared = Memory()
 relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-OFFLINE = Policy(status="offline", purpose="client")
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +42,29 @@ def test_order_duplicates_and_strangers_change_nothing(pki, crowd, data):
     company = data.draw(st.lists(st.sampled_from([*others, b"rubbish", b""]), max_size=12))
     with_it = data.draw(st.permutations([*company, issuing.der]))
     trust = data.draw(st.permutations([good.der, bad.der, good.der]))
-    arguments = {"now": pki.NOW, "policy": Policy(status="none", purpose="client")}
-    result = validate_sync(device.der, chain=with_it, trust=trust, **arguments)
+    memory = data.draw(st.sampled_from([None, Memory(), shared]))
+    arguments = {"now": pki.NOW, "policy": Policy(anchors=anchors(*trust), status="none"), "purpose": "tls-client", "memory": memory}
+    result = validate_sync([device.der, *with_it], **arguments)
     assert result.good
     assert [certificate.der for certificate in result.path] == [device.der, issuing.der, good.der]
-    without = validate_sync(device.der, chain=company, trust=[bad.der, good.der], **arguments)
+    # Nor does what was remembered from that help where the issuing CA was not presented.
+    without = validate_sync([device.der, *company], **arguments)
     assert not without.good
+
+
+@relaxed
+@given(data=st.data())
+def test_no_order_changes_what_is_wrong(pki, crowd, data):
+    good, bad, issuing, _device, others = crowd
+    stale = pki.issue(issuing, "stale", not_before=pki.NOW - 9 * pki.DAY, not_after=pki.NOW - pki.DAY)
+    rivals = [pki.issue(bad, "crossed", ca=True, key_label="crossed", usage=("cRLSign",)).der for _ in range(3)]
+    order = data.draw(st.permutations([*others, *rivals, issuing.der]))
+    policy = Policy(anchors=anchors(*data.draw(st.permutations([good.der, bad.der]))), status="none")
+    first = validate_sync([stale.der, *sorted(order)], now=pki.NOW, policy=policy)
+    result = validate_sync([stale.der, *order], now=pki.NOW, policy=policy)
+    assert result.code == first.code == "expired"
+    assert result.path == first.path
+    assert (result.signatures, result.steps) == (first.signatures, first.steps)
 
 
 def mutated(data, raw: bytes) -> bytes:
@@ -84,27 +105,45 @@ def test_no_mutation_of_anything_raises_or_makes_a_revoked_device_good(pki, revo
     victim = data.draw(st.sampled_from(sorted(parts)))
     parts = parts | {victim: mutated(data, parts[victim])}
     result = validate_sync(
-        parts["leaf"],
-        chain=[parts["issuing"]],
-        trust=[plant.root.der],
+        [parts["leaf"], parts["issuing"]],
         staples=[parts["staple"]],
         crls=[parts["crl"], parts["root crl"]],
-        policy=OFFLINE,
+        policy=Policy(anchors=anchors(plant.root.der), status="offline"),
+        purpose="tls-client",
+        status=Revocation(),
         now=pki.NOW,
     )
     assert not result.good
-    assert result.reason.startswith("Not good: ")
+    assert result.sentence().startswith("Not good: ")
 
 
 @relaxed
 @given(raw=st.binary(max_size=300), seconds=st.integers(-(10**9), 10**9))
 def test_any_octets_at_any_time_are_a_verdict(pki, raw, seconds):
     plant = pki.plant()
-    now = pki.NOW + timedelta(seconds=seconds)
-    assert not validate_sync(raw, chain=[raw], trust=[raw, plant.root.der], staples=[raw], crls=[raw], now=now).good
-    assert not validate_sync(
-        plant.device.der, chain=[plant.issuing.der, raw], trust=[plant.root.der], staples=[raw], crls=[raw], now=now
-    ).good
+    arguments = {
+        "now": pki.NOW + timedelta(seconds=seconds),
+        "policy": Policy(anchors=anchors(plant.root.der), status="offline"),
+        "staples": [raw],
+        "crls": [raw],
+        "status": Revocation(),
+    }
+    assert not validate_sync([raw, raw], **arguments).good
+    assert not validate_sync([plant.device.der, plant.issuing.der, raw], **arguments).good
+
+
+@settings(relaxed, max_examples=300)
+@given(data=st.data())
+def test_a_certificate_that_is_read_would_have_passed_the_whole_scan(pki, data):
+    """``parse_certificate`` scans in pieces and remembers what it has seen; what it takes is what ``der.prescan`` takes."""
+    plant = pki.plant(data.draw(st.sampled_from([KeyKind.P_256, KeyKind.SM2])))
+    raw = mutated(data, data.draw(st.sampled_from([plant.device, plant.issuing])).der)
+    try:
+        read = parse_certificate(raw)
+    except Malformed:
+        return
+    der.prescan(raw)
+    assert list(read.extensions) == list(dict.fromkeys(read.extensions))
 
 
 def test_every_sentence_exists_in_both_languages_with_the_same_values():
