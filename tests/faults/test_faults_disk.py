@@ -14,6 +14,8 @@ import pytest
 from est_client import Door, p256_request, trust
 from programs import missing
 
+from hsm_sim.client import Client
+
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
@@ -49,6 +51,14 @@ def fill(folder: Path) -> Path:
     return filler
 
 
+def use_up(client: Client) -> None:
+    """Has the HSM log signatures until the room that its log had taken beforehand is used up."""
+    for count in (1024, 32, 1):
+        digests = [bytes(32)] * count
+        while all(type(outcome) is bytes for outcome in client.call("sign_many", key="ecc-root", purpose="test", data=digests)):
+            continue
+
+
 @pytest.mark.parametrize("room", ["db", "hsm"])
 def test_no_room(own_plant, room) -> None:
     plant = own_plant
@@ -70,7 +80,11 @@ def test_no_room(own_plant, room) -> None:
             return reply.status
 
         assert enroll(serials[0]) == 200
-        filler = fill(folder)
+        with Client(plant.home / "hsm" / "native.sock") as client:
+            client.call("login", pin=(plant.home / "hsm" / "pin").read_text().strip())
+            filler = fill(folder)
+            if room == "hsm":
+                use_up(client)
         # What was reserved before may still take a few.
         statuses = [enroll(serial) for serial in serials[1:]]
         assert statuses[-5:] == [503] * 5, statuses

@@ -39,7 +39,7 @@ def test_enrol_trust_revoke_distrust(plant, family):
 
     good = verdict(plant, state, "--purpose", "client")
     assert good["good"]
-    assert {entry["source"] for entry in good["evidence"]} == {"ocsp"}
+    assert {entry["source"] for entry in good["basis"]} == {"ocsp"}
 
     revoked = plant.json("cert", "revoke", serial, "--reason", "keyCompromise", "--yes", "--wait")
     assert [(one["device"], one["status"], one["reason"]) for one in revoked] == [(serial, "revoked", "keyCompromise")]
