@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("issue", "ocsp", "hsm", "sm2", "crl", "validate")
+NAMES = ("issue", "ocsp", "hsm", "sm2", "crl", "validate", "validator")
 
 
 def main() -> None:

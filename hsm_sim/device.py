@@ -100,8 +100,7 @@ class Device:
         self.audit.limit, self.audit.acknowledged = self.setting("audit_limit"), self.setting("audit_acknowledged", 0)
         self.signing = Signing(self.audit)
         self._compare(said)
-        highest = {name: max(said.get(name, 0), self.counters().get(name, 0)) for name in {**said, **self.partitions}}
-        self.audit.write_soon(Event("counters", ITSELF, more={"counters": highest, "lab": lab}))
+        self.audit.write_soon(Event("counters", ITSELF, more={"counters": {**said, **self.counters()}, "lab": lab}))
         if lab:
             self.lab = Lab(zeroise=self.zeroise, log=self._staged)
 
@@ -144,8 +143,8 @@ class Device:
         return found
 
     def counters(self) -> dict[str, int]:
-        """How often each partition has changed."""
-        return {name: partition.counter for name, partition in self.partitions.items()}
+        """How often each partition has changed; of one that was rolled back, how often it had before."""
+        return {name: max(partition.counter, partition.logged_counter) for name, partition in self.partitions.items()}
 
     def setting(self, name: str, default: Any = None) -> Any:
         """A durable setting; lists are lists, whatever they were when they were set."""
@@ -206,8 +205,10 @@ class Device:
     # --- the laboratory: nothing happens here without one
 
     async def before(self, op: str, key: str, caller: Caller) -> None:
-        """Faults that this call is due. Raises Rejected, SessionLost."""
+        """The personality's latency, and the faults that this call is due. Raises Rejected, SessionLost."""
         if self.lab is not None:
+            if op == "sign" and self.personality.latency_ms:
+                await asyncio.sleep(self.personality.latency_ms / 1000)
             await self.lab.before(Call(op, key, caller.door, caller.partition))
 
     def after(self, op: str, key: str, caller: Caller, signature: bytes) -> bytes:

@@ -30,7 +30,6 @@ DEFAULT_PARTITION = "ironroot"
 HASHES = ("sha256", "sm3")
 FIRMWARE = "2.0.0"
 MAX_PARTITIONS = 64
-PIN_LENGTH = range(6, 129)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,31}")
 NAME_RULE = "a partition's name has 1 to 32 of A-Z, a-z, 0-9, space, dot, underscore and hyphen, and begins with a letter or digit"
 
@@ -61,7 +60,8 @@ def initialise(
             ``so-pin.NAME``, the auditor's in ``auditor-pin``.
         cipher, digest: what records are sealed with, and the audit log is chained with.
     Raises:
-        Malformed: a PIN in a file is shorter than 6 or longer than 128 characters; a name, cipher or hash that is none.
+        Malformed: a PIN in a file is shorter or longer than the personality takes (6 to 128 characters, if it has no other idea); a name,
+            cipher or hash that is none.
         Conflict: somebody else has the home and makes no device in it.
         Fatal: an audit log without its database; a home of an earlier version.
         NotFound: no such personality.
@@ -71,7 +71,7 @@ def initialise(
         raise Malformed(f"{NAME_RULE}, and no two have the same")
     if cipher not in CIPHERS or digest not in HASHES:
         raise Malformed(f"the cipher is one of {', '.join(CIPHERS)}, the hash one of {', '.join(HASHES)}")
-    load_personality(personality)
+    shortest, longest = load_personality(personality).pin
     files.private_folder(home)
     if _made(home):
         return  # a process may be serving it: nothing else is touched
@@ -83,7 +83,7 @@ def initialise(
         raise
     try:
         if not _made(home):
-            _make(home, now, names, {"personality": personality, "cipher": cipher, "hash": digest})
+            _make(home, now, names, {"personality": personality, "cipher": cipher, "hash": digest}, range(shortest, longest + 1))
     finally:
         os.close(lock)
 
@@ -97,7 +97,7 @@ def _made(home: Path) -> bool:
     return True
 
 
-def _make(home: Path, now: datetime, names: Sequence[str], about: dict[str, str]) -> None:
+def _make(home: Path, now: datetime, names: Sequence[str], about: dict[str, str], lengths: range) -> None:
     """``initialise`` under the lock, where there is no device."""
     files.sweep(home)
     if (home / "audit.log").exists():
@@ -110,21 +110,21 @@ def _make(home: Path, now: datetime, names: Sequence[str], about: dict[str, str]
     put_setting(db, "identity", seal(derive(secret, b"identity"), identity.to_bytes(), serial.encode()))
     for slot, name in enumerate(names):
         suffix = f".{name}" if slot else ""
-        pins = {Role.OFFICER: _pin(home / f"pin{suffix}"), Role.SO: _pin(home / f"so-pin{suffix}")}
+        pins = {Role.OFFICER: _pin(home / f"pin{suffix}", lengths), Role.SO: _pin(home / f"so-pin{suffix}", lengths)}
         new_partition(slot, name, pins, secret, about["cipher"])(db)
-    put_role(db, b"", wrapped(Role.AUDITOR, _pin(home / "auditor-pin"), secrets.token_bytes(32), secret, b""))
+    put_role(db, b"", wrapped(Role.AUDITOR, _pin(home / "auditor-pin", lengths), secrets.token_bytes(32), secret, b""))
     files.write(home / "manufacturer.pem", pem.encode("CERTIFICATE", identity.manufacturer_certificate).encode())
     # The database is the commit point: until it is there, the next call starts over with the same PINs and device secret.
     files.create(home / "hsm.db", db.serialize())
 
 
-def _pin(file: Path) -> str:
+def _pin(file: Path, lengths: range) -> str:
     """The PIN in ``file``, invented if there is none. Raises Malformed, OSError."""
     if not file.exists():
-        files.write(file, secrets.token_urlsafe(18).encode() + b"\n")
+        files.write(file, secrets.token_urlsafe(18)[: lengths[-1]].encode() + b"\n")
     pin = file.read_text("utf-8").strip()
-    if len(pin) not in PIN_LENGTH:
-        raise Malformed(f"the PIN in {file} has to be {PIN_LENGTH[0]} to {PIN_LENGTH[-1]} characters long")
+    if len(pin) not in lengths:
+        raise Malformed(f"the PIN in {file} has to be {lengths[0]} to {lengths[-1]} characters long")
     return pin
 
 

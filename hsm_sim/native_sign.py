@@ -55,9 +55,7 @@ def failure(error: Rejected) -> dict[str, str]:
     return {"error": error.code.value, "text": error.text}
 
 
-def sign_many(
-    caller: Caller, device: Device, request: Request, answer: Answer, later: Callable[[Coroutine[Any, Any, None]], object]
-) -> int:
+def sign_many(caller: Caller, device: Device, request: Request, answer: Answer, later: Later) -> int:
     """Begins it; ``later`` runs what has to wait for more than the signatures. The number of inputs. Raises Rejected: nothing was begun."""
     device.partition(caller.partition).check(caller, Verb.SIGN)
     lean = "data" in request.args

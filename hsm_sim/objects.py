@@ -46,7 +46,7 @@ class Object:
         attributes: everything that a caller who sees the object may read. Secret values (a key's CKA_VALUE, CKA_PRIME_1 …) are not here.
         origin: "generated", "imported", "unwrapped", "derived" or "restored".
         created: UTC, ISO 8601 with seconds.
-        usage_limit: how many private or secret operations it may do in its life; None for any number.
+        usage_limit: how many private or secret operations it may do, counted from when the limit is set; None for any number.
         used: how many of them are taken (in the store: reserved in advance, so never less than were done).
         quorum: operations that need approvals: "export", "destroy", "recover".
         not_before, not_after: times (UTC, ISO 8601) outside of which it is not used.

@@ -50,16 +50,10 @@ class Partition(Upkeep):
 
     # --- what is checked before
 
-    def signing_key(self, caller: Caller, label: str, mechanism: int) -> Object:
-        """The private key ``label``, checked once for any number of signatures that follow at once.
-
-        If it has a ``usage_limit``, the caller awaits ``reserve(obj, count)`` before it signs. Raises Rejected as ``by_label``, ``usable``.
-        """
-        obj = self.usable(caller, Verb.SIGN, self.by_label(caller, label), mechanism)
-        return self.device.substitute("sign", obj, caller)
-
     def usable(self, caller: Caller, verb: Verb, obj: Object, mechanism: int, params: Any = None) -> Object:
-        """``obj``, if this caller may do this with it, this way, now.
+        """``obj``, if this caller may do this with it, this way, now: checked once for any number of signatures that follow at once.
+
+        If it has a ``usage_limit``, ``reserve`` comes before each use.
 
         Raises Rejected: as ``check`` and ``mechanisms.check``; OBJECT_HANDLE_INVALID, KEY_FUNCTION_NOT_PERMITTED (outside of its dates),
         TAMPERED, LOG_FULL.

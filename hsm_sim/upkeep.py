@@ -152,14 +152,18 @@ class Upkeep(Vault):
         await self.device.audit.write(Event("init_partition", caller, more={"label": name, "counters": self.device.counters()}))
 
     def _empty(self, db: Any, ring: Ring, row: RoleRow, name: str) -> int:
-        counter, _ = marks(db, self._id)
         db.execute("DELETE FROM objects WHERE partition = ?", (self._id,))
         drop_roles(db, self._id)
         put_role(db, self._id, row)
         db.execute("DELETE FROM approvers WHERE partition = ?", (self.name,))
         put_setting(db, f"quorum {self.name}", None)
         db.execute("UPDATE partitions SET name = ? WHERE id = ?", (name, self._id))
-        return put_marks(db, ring, self._id, counter + 1, 0)
+        return put_marks(db, ring, self._id, self._next(db), 0)
+
+    def _next(self, db: Any) -> int:
+        """The counter of a change that leaves what was before behind, also what only the log knows of."""
+        put_setting(db, "audit_seq", self.device.audit.head.seq)
+        return max(marks(db, self._id)[0], self.logged_counter) + 1
 
     async def zeroise(self, caller: Caller) -> None:
         """Everything in the partition is gone, its PINs and its KEK first. It can be initialised again."""
@@ -178,11 +182,11 @@ class Upkeep(Vault):
         await self.device.audit.write(Event("zeroise", caller, more={"counter": self.counter}))
 
     def _zero(self, db: Any) -> int:
-        counter, _ = marks(db, self._id)
+        counter = self._next(db)
         drop_roles(db, self._id)
         db.execute("DELETE FROM objects WHERE partition = ?", (self._id,))
-        db.execute("UPDATE partitions SET counter = ?, marks = ? WHERE id = ?", (counter + 1, b"", self._id))
-        return counter + 1
+        db.execute("UPDATE partitions SET counter = ?, marks = ? WHERE id = ?", (counter, b"", self._id))
+        return counter
 
     async def accept_damage(self, caller: Caller) -> None:
         """What is there now is the set of objects; what is damaged is dropped. The SO's decision, written to the log."""
@@ -201,11 +205,11 @@ class Upkeep(Vault):
                 for row in dropped:
                     db.execute("DELETE FROM objects WHERE id = ?", (row.id,))
                 total = sum(ring.mark(row.id, row.version) for row in rows if row.id in there)
-                return put_marks(db, ring, self._id, max(marks(db, self._id)[0], self.logged_counter) + 1, total), dropped
+                return put_marks(db, ring, self._id, self._next(db), total), dropped
 
             self.counter, dropped = await self.device.store.write(transact, "accept_damage")
             why, self.incomplete, self.rolled_back, self.damaged = self.incomplete or self.rolled_back, "", "", {}
-        about = {"counter": self.counter, "why": why, "dropped": [supposed_label(row) for row in dropped]}
+        about = {"counters": self.device.counters(), "why": why, "dropped": [supposed_label(row) for row in dropped]}
         await self.device.audit.write(Event("accept_damage", caller, more=about))
 
     # --- for backups

@@ -22,7 +22,7 @@ from hsm_sim.access import Access
 from hsm_sim.audit import Event
 from hsm_sim.errors import Code, Rejected
 from hsm_sim.failpoint import failpoint
-from hsm_sim.keys import Key, public_from
+from hsm_sim.keys import CURVES, Key, public_from
 from hsm_sim.objects import Object, Template
 from hsm_sim.records import read_record, record, supposed_label
 from hsm_sim.roles import Caller, Role, Verb
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hsm_sim.device import Device
 
 _PRIVATE_SEERS = frozenset((Role.OFFICER, Role.USER))
+_CURVES = frozenset(kind.value for kind in CURVES.values())
 KEYS = (cka.CKO_PRIVATE_KEY, cka.CKO_SECRET_KEY)
 """Classes whose secret does not come in or go out in the clear."""
 
@@ -160,6 +161,8 @@ class Vault(Access):
             name = self._mechanism(mechanism)
             await self.device.before("generate", label, caller)
             key = await asyncio.to_thread(mechanisms.generate_pair, mechanism, params, public, private)
+            if key.kind in _CURVES and key.kind not in self.device.personality.curves:
+                raise Rejected(Code.CURVE_NOT_SUPPORTED, f"a device of {self.device.personality.manufacturer} makes no {key.kind} keys")
             hidden = self._new_key(key, private, "generated", mechanism=mechanism)
             shown = self._new_key(key.public(), public, "generated", mechanism=mechanism)
             event = Event("generate", caller, key=label, mech=name, more={"kind": key.kind, "id": hidden.id.hex()})
@@ -222,6 +225,8 @@ class Vault(Access):
     def _new_key(self, key: Key, template: Template, origin: str, *, mechanism: int | None = None, base: Object | None = None) -> Object:
         id_ = secrets.token_bytes(16)
         attributes = templates.born(template, key, id_, mechanism=mechanism, base=base)
+        if key.kind in _CURVES and key.cls == cka.CKO_PRIVATE_KEY and self.device.personality.ec_point_on_private:
+            attributes[cka.CKA_EC_POINT] = key.point()
         return Object(id_, 1, self.name, attributes, origin, self._now(), key=key)
 
     def _now(self) -> str:

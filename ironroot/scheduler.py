@@ -23,6 +23,7 @@ from ca.ports import STALE
 from ironroot.log import configure
 from ironroot.settings import Settings
 from ironroot.setup import ensure_crl, ensure_responder, ensure_tls, for_each_authority
+from ironroot.validator.publish import ensure_trust_list
 from ironroot.wire import Installation, installation
 from pkix.errors import Fatal, IronrootError, NotFound
 
@@ -88,6 +89,7 @@ TASKS = (
     Task("certificates", 60, certificates),
     Task("tls", 60, ensure_tls, everywhere=True),
     Task("checkpoint", 60, checkpoint),
+    Task("trust-list", 600, ensure_trust_list),
 )
 
 

@@ -241,9 +241,7 @@ def digest_key(application: Application, handle: int, key: int) -> Done:
     application.operation(session, CKF_DIGEST)
     obj = application.object(session, key, Code.KEY_HANDLE_INVALID)
     if obj.cls != CKO_SECRET_KEY or obj.key is None or obj.closed:
-        raise Rejected(
-            Code.KEY_FUNCTION_NOT_PERMITTED, "only a secret key whose value may be read can be digested"
-        )
+        raise Rejected(Code.KEY_FUNCTION_NOT_PERMITTED, "only a secret key whose value may be read can be digested")
     _add(application, session, CKF_DIGEST, obj.key.secret())
     return ()
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import typer
 
@@ -19,7 +19,8 @@ from pkix import pem
 from pkix.errors import IronrootError, Malformed, NotFound, NotValid
 
 if TYPE_CHECKING:
-    from validate import Anchor, Check, Result
+    from pkix.certificate import Certificate
+    from validate import Basis, Check, Policy, Result
     from validate.model import Language
 
 _MAX_FILE = 1 << 20
@@ -52,7 +53,7 @@ def verify(
     output: Output,
 ) -> None:
     """Validates a file or a live TLS server and ends the command with 0 (good) or 8 (not), the verdict on stdout."""
-    from validate import Expected, Policy, Purpose, validate
+    from validate import Expected, Purpose, validate
 
     asked = _SHORT.get(purpose or "", purpose)
     if asked is not None and asked not in get_args(Purpose):
@@ -60,8 +61,8 @@ def verify(
         raise typer.Exit(2)
     try:
         presented = _presented(target)
-        anchors, helpers = _trust(trust, home)
-        given = presented.chain + (_certificates(chain) if chain else []) + helpers
+        policy = _policy(trust, home)
+        given = presented.chain + (_certificates(chain) if chain else [])
         staples = presented.staples + ([_read(staple)] if staple else [])
         expected = Expected(*(names or presented.names))
     except IronrootError as error:
@@ -74,7 +75,6 @@ def verify(
 
         # Whoever types this command may connect to these addresses anyway.
         status = Revocation(HttpFetcher(networks=(*PLANT, *LOOPBACK)))
-        policy = Policy(anchors=tuple(anchors))
         try:
             return await validate(
                 given,
@@ -142,36 +142,35 @@ def _read(file: Path) -> bytes:
 # --- what is trusted -----------------------------------------------------------------------------------------------
 
 
-def _trust(file: Path | None, home: Path) -> tuple[Sequence[Anchor], list[bytes]]:
-    """Anchors, and CA certificates that help: of the file, of the validator in ``home``, or of the installation there."""
-    from validate import anchors
+def _policy(file: Path | None, home: Path) -> Policy:
+    """What is trusted: the anchors in the file, what the validator in ``home`` trusts, or the authorities of the installation there."""
+    from validate import Policy, anchors
 
     if file is not None:
-        return anchors(*_certificates(file)), []
+        return Policy(anchors=anchors(*_certificates(file)))
     if (home / "validator.toml").exists() and not (home / "ironroot.toml").exists():
         from ironroot.clock import SystemClock
         from ironroot.validator.follow import followed
         from ironroot.validator.settings import ValidatorSettings
-        from ironroot.validator.trust import trusted
+        from ironroot.validator.trust import policy, trusted
 
         settings = ValidatorSettings.load(home)
-        found = trusted(settings, followed(settings.lists), SystemClock().now())
-        return found.anchors, [certificate.der for certificate in found.intermediates]
+        return policy(settings, trusted(settings, followed(settings.lists), SystemClock().now()))
     roots, others = _own(home)
-    return anchors(*roots), others
+    return Policy(anchors=anchors(*roots), intermediates=tuple(others))
 
 
-def _own(home: Path) -> tuple[list[bytes], list[bytes]]:
+def _own(home: Path) -> tuple[list[Certificate], list[Certificate]]:
     """The roots of this installation, and its other authorities, from its database."""
     from ca.store_sql import SqlStore
 
     settings = with_settings(home)
 
-    async def work() -> tuple[list[bytes], list[bytes]]:
+    async def work() -> tuple[list[Certificate], list[Certificate]]:
         store = await SqlStore.open(settings.database_url, lock_file=settings.database_lock)
         try:
             authorities = (await store.authorities()).values()
-            return [a.certificate.der for a in authorities if a.is_root], [a.certificate.der for a in authorities if not a.is_root]
+            return [a.certificate for a in authorities if a.is_root], [a.certificate for a in authorities if not a.is_root]
         finally:
             await store.close()
 
@@ -210,7 +209,7 @@ def _tree(result: Result) -> Node:
     return root
 
 
-def _status(basis: Any) -> list[Node]:
+def _status(basis: Basis) -> list[Node]:
     facts = [(_("produced"), basis.produced_at), (_("until"), basis.until), (_("revoked at"), basis.revoked_at)]
     said = [f"{word} {at:%Y-%m-%d %H:%M:%SZ}" for word, at in facts if at is not None]
     said += [basis.reason] if basis.reason else []

@@ -1,6 +1,6 @@
 """The one thing that every door of the service asks: what becomes of a request.
 
-judge = Judge(policy, intermediates, status=store, clock=SystemClock())
+judge = Judge(policy, status=store, clock=SystemClock())
 body = await judge.answer(body)            # JSON in, JSON out; raises Problem
 """
 
@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Protocol
 
 from ironroot.validator.api import Problem, Request, document, dumps, moment_of, read_requests
-from pkix.certificate import Certificate
 from pkix.errors import Malformed, Unavailable
 from validate import Expected, Memory, Policy, Purpose, Result, Status, validate
 from validate.text import moment
@@ -33,22 +32,20 @@ class Judge:
     """Judges requests by what is trusted now; ``trust`` changes that while requests are under way.
 
     Args:
-        policy, intermediates: what is trusted, and certificates that help to find paths.
+        policy: what is trusted.
         status: finds out about revocation; None: nothing does, and a policy that asks gets no good verdict.
         allow_now: whether a request may choose its moment (tests).
     """
 
-    def __init__(
-        self, policy: Policy, intermediates: Sequence[Certificate], *, status: Status | None, clock: Clock, allow_now: bool = False
-    ) -> None:
-        self._policy, self._intermediates = policy, tuple(intermediates)
+    def __init__(self, policy: Policy, *, status: Status | None, clock: Clock, allow_now: bool = False) -> None:
+        self._policy = policy
         self._status, self._clock, self._allow_now = status, clock, allow_now
         self._memory = Memory()
         self._worded: OrderedDict[tuple[int, bool], tuple[tuple[object, ...], bytes]] = OrderedDict()
 
-    def trust(self, policy: Policy, intermediates: Sequence[Certificate]) -> None:
+    def trust(self, policy: Policy) -> None:
         """From the next request on."""
-        self._policy, self._intermediates = policy, tuple(intermediates)
+        self._policy = policy
         self._memory.clear()
 
     @property
@@ -70,7 +67,7 @@ class Judge:
         except Malformed as error:
             raise Problem(error, "/names") from None
         return await validate(
-            [*presented, *self._intermediates],
+            presented,
             purpose=purpose,
             expected=expected,
             now=at or self._clock.now(),

@@ -43,7 +43,7 @@ class OwnDoor(ApiDoor):
     def __init__(self, here: Installation) -> None:
         self._here = here
         self._seen: tuple[Authority, ...] = ()
-        super().__init__(Judge(_policy(()), (), status=RecordStatus(here), clock=here.clock))
+        super().__init__(Judge(_policy(()), status=RecordStatus(here), clock=here.clock))
 
     async def validate(self, request: web.Request) -> web.StreamResponse:
         """One request or a batch, after a look at who asks."""
@@ -51,7 +51,7 @@ class OwnDoor(ApiDoor):
         authorities = tuple(self._here.authorities.values())
         if authorities != self._seen:
             self._seen = authorities
-            self._judge.trust(_policy(authorities), [a.certificate for a in authorities if not a.is_root])
+            self._judge.trust(_policy(authorities))
         return await super().validate(request)
 
     async def _authenticate(self, request: web.Request) -> None:
@@ -107,7 +107,10 @@ class RecordStatus:
 
 
 def _policy(authorities: tuple[Authority, ...]) -> Policy:
-    return Policy(anchors=tuple(Anchor(a.certificate) for a in authorities if a.is_root))
+    return Policy(
+        anchors=tuple(Anchor(a.certificate) for a in authorities if a.is_root),
+        intermediates=tuple(a.certificate for a in authorities if not a.is_root),
+    )
 
 
 def _trust_list(here: Installation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -74,7 +74,7 @@ class Validator:
         if allowed_hosts(self.settings, trust) != allowed_hosts(self.settings, self.trust):
             self.fetch.ask_through(fetcher(self.settings, trust))
         self.trust = trust
-        self.judge.trust(policy(self.settings, trust), trust.intermediates)
+        self.judge.trust(policy(self.settings, trust))
         log.info("trust", anchors=len(trust.anchors), intermediates=len(trust.intermediates), lists=len(self.lists))
 
 
@@ -93,7 +93,7 @@ async def validator(settings: ValidatorSettings) -> AsyncIterator[Validator]:
     )
     kept.forget()
     status = Revocation(kept)
-    judge = Judge(policy(settings, trust), trust.intermediates, status=status, clock=clock, allow_now=settings.test.allow_now)
+    judge = Judge(policy(settings, trust), status=status, clock=clock, allow_now=settings.test.allow_now)
     opened.append(Validator(settings, lists, trust, kept, judge, clock))
     try:
         yield opened[0]

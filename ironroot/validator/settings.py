@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ironroot.files import write_atomically
 from pkix.errors import Malformed, NotFound
 from validate.fetch_address import LOOPBACK, PLANT, Network
-from validate.model import StatusMode
+from validate.model import FAMILIES, Family, StatusMode
 
 TEMPLATE = """\
 # Settings of this validator. Unknown keys are refused. Restart `ironroot validator serve` after a change.
@@ -31,6 +31,10 @@ http = ["127.0.0.1:8480"]        # the HTTP interface; "unix:http.sock" for a Un
 anchors = []                     # PEM files, relative to this folder
 intermediates = []               # CA certificates that help to find a path, and are trusted for nothing
 refresh_minutes = 15             # how often lists are asked for
+
+[policy]
+families = ["ecc", "sm2", "pq"]  # algorithm families that are taken; never mixed in one path
+minimum_strength = 112           # bits of every key: RSA-2048 112; P-256, SM2 and RSA-3072 128; P-384 192
 
 [status]
 mode = "hard-fail"               # soft-fail forgives that no status can be had; offline fetches nothing; none does not look
@@ -92,6 +96,13 @@ class TrustFiles(_Part):
     refresh_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
 
 
+class PolicySettings(_Part):
+    """Which algorithms are taken (``validate.Policy``)."""
+
+    families: Annotated[frozenset[Family], Field(min_length=1, strict=False)] = FAMILIES
+    minimum_strength: Annotated[int, Field(ge=80, le=256)] = 112
+
+
 class StatusSettings(_Part):
     """How revocation is looked at (``validate.Policy``)."""
 
@@ -127,6 +138,7 @@ class ValidatorSettings(_Part):
     home: Path
     listen: Listen = Listen()
     trust: TrustFiles = TrustFiles()
+    policy: PolicySettings = PolicySettings()
     status: StatusSettings = StatusSettings()
     nginx: Nginx = Nginx()
     test: Test = Test()

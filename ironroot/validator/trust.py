@@ -57,7 +57,14 @@ def trusted(settings: ValidatorSettings, lists: Iterable[Followed], now: datetim
 
 def policy(settings: ValidatorSettings, trust: Trust) -> Policy:
     """What peers are judged by."""
-    return Policy(anchors=trust.anchors, status=settings.status.mode, max_age=settings.max_age)
+    return Policy(
+        anchors=trust.anchors,
+        intermediates=trust.intermediates,
+        families=settings.policy.families,
+        minimum_strength=settings.policy.minimum_strength,
+        status=settings.status.mode,
+        max_age=settings.max_age,
+    )
 
 
 def allowed_hosts(settings: ValidatorSettings, trust: Trust) -> frozenset[str] | None:

@@ -16,7 +16,7 @@ from hsm_inside import NOW, Inside, code, pair_templates, pin_of, refused, run, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hsm_sim import access, cka, templates
+from hsm_sim import access, cka, initialise, templates
 from hsm_sim.access import FREE_CUTS, TRIES
 from hsm_sim.errors import Code, Rejected
 from hsm_sim.mechanisms import Ecdh1
@@ -588,6 +588,31 @@ def test_who_goes_away_while_a_key_is_made_leaves_it_whole(home: Path) -> None:
 async def _labels(hsm: Inside) -> set[str]:
     assert (hsm.partition.incomplete, hsm.partition.damaged) == ("", {})
     return {obj.label for obj in hsm.partition.everything()}
+
+
+def test_a_personality_has_its_own_pins_curves_and_attributes(tmp_path: Path) -> None:
+    initialise(tmp_path / "yubihsm", NOW, personality="yubihsm")
+
+    async def poor(hsm: Inside) -> None:
+        await hsm.pair("k")
+        assert (await code(hsm.pair("sm2", "sm2"))) is Code.CURVE_NOT_SUPPORTED
+        assert (
+            await code(hsm.partition.set_pin(hsm.caller, Role.OFFICER, "elevenchars", pin_of(hsm.home, Role.OFFICER)))
+        ) is Code.PIN_LEN_RANGE
+        for number in range(2, hsm.device.personality.objects // 2 + 1):
+            await hsm.pair(f"k{number}")
+        assert (await code(hsm.pair("one too many"))) is Code.DEVICE_MEMORY
+
+    run(tmp_path / "yubihsm", poor)
+    initialise(tmp_path / "sansec", NOW, personality="sansec", digest="sm3")
+    assert len(pin_of(tmp_path / "sansec", Role.OFFICER)) == 16
+
+    async def chinese(hsm: Inside) -> None:
+        public, private = await hsm.pair("k", "sm2")
+        assert private.attributes[cka.CKA_EC_POINT] == public.attributes[cka.CKA_EC_POINT]
+
+    run(tmp_path / "sansec", chinese)
+    run(tmp_path / "sansec", lambda hsm: hsm.sign("k"))
 
 
 # --- in and out

@@ -158,7 +158,7 @@ def test_the_check_of_a_batch_costs_next_to_nothing(home: Path) -> None:
             calls += event == "call"
 
         sys.setprofile(count)
-        hsm.partition.signing_key(hsm.caller, "k", cka.CKM_ECDSA)
+        hsm.partition.usable(hsm.caller, Verb.SIGN, hsm.partition.by_label(hsm.caller, "k"), cka.CKM_ECDSA)
         sys.setprofile(None)
         return calls
 

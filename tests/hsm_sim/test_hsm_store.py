@@ -445,9 +445,58 @@ def test_an_older_log_is_refused_against_the_database(home: Path) -> None:
     run(home, two_keys_more)
     (home / "audit.log").write_bytes(b"")
     (home / "audit.checkpoint").unlink()
+    for _ in range(2):
+        with pytest.raises(Rejected) as caught:
+            run(home, two_keys)
+        assert (caught.value.code, "audit log is older" in caught.value.text) == (Code.TAMPERED, True)
+
+    async def accept(hsm: Inside) -> None:
+        await hsm.partition.accept_damage(hsm.caller)
+
+    run(home, accept, role=Role.SO)
+    assert run(home, lambda hsm: hsm.sign("fourth"))
+
+
+def test_a_partition_that_an_older_database_does_not_have_is_missed(home: Path) -> None:
+    run(home, two_keys)
+    old = (home / "hsm.db").read_bytes()
+
+    async def another(hsm: Inside) -> None:
+        await hsm.device.create_partition(hsm.caller, "another", "a PIN for it")
+
+    run(home, another, role=Role.SO)
+    (home / "hsm.db").write_bytes(old)
+
+    async def missed(hsm: Inside) -> None:
+        assert "another" in (await refused(hsm.login(Role.OFFICER))).text
+        await hsm.partition.accept_damage(await hsm.login(Role.SO))
+
+    run(home, missed, role=None)
+    assert run(home, lambda hsm: hsm.sign("victim"))
+
+
+@pytest.mark.parametrize("torn", ["more", "less"])
+def test_a_torn_write_ahead_log(home: Path, hsm: Any, torn: str) -> None:
+    """What was being written when the power went is not there; if what had been synced is gone, too, the log knows."""
+    client = hsm.login()
+    for label in ("one", "two"):
+        client.call("generate", key=label, kind="p-256")
+    hsm.kill()
+    ahead = home / "hsm.db-wal"
+    octets = ahead.read_bytes()
+    ahead.write_bytes(octets + octets[-3000:] if torn == "more" else octets[: 2 * len(octets) // 3])
+
+    async def look(hsm: Inside) -> set[str]:
+        assert (hsm.partition.incomplete, hsm.partition.damaged) == ("", {})
+        return {obj.label for obj in hsm.partition.everything()}
+
+    if torn == "more":
+        assert run(home, look) == {"one", "two"}
+        return
     with pytest.raises(Rejected) as caught:
-        run(home, two_keys)
-    assert (caught.value.code, "audit log is older" in caught.value.text) == (Code.TAMPERED, True)
+        run(home, look)
+    assert caught.value.code is Code.TAMPERED
+    assert run(home, look, role=Role.SO) < {"one", "two"}
 
 
 async def two_keys_more(hsm: Inside) -> None:

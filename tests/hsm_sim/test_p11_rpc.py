@@ -29,7 +29,7 @@ PARAMETERS = {
 }
 OCTETS = st.one_of(st.none(), st.binary(max_size=80))
 VALUES: dict[str, st.SearchStrategy[Any]] = {
-    "u": st.integers(0, (1 << 64) - 1),
+    "u": st.integers(0, 0xFFFFFFFE_FFFFFFFF),
     "y": st.integers(0, 255),
     "z": OCTETS,
     "s": OCTETS,

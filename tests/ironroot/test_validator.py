@@ -203,6 +203,8 @@ def test_following_goes_wrong(here, pki) -> None:
     [
         ("[listen]\nhttp = ['localhost:80']", "listen.http"),
         ("[listen]\nhttp = ['127.0.0.1:0']", "listen.http"),
+        ("[policy]\nfamilies = ['rsa']", "policy.families"),
+        ("[policy]\nfamilies = []", "policy.families"),
         ("[listen]\nsocket_mode = '0999'", "socket_mode"),
         ("[status]\nmode = 'maybe'", "status.mode"),
         ("[status]\nnetworks = ['everywhere']", "status.networks"),
@@ -243,6 +245,12 @@ def test_anchors_by_hand(here, pki) -> None:
     here.start()
     verdict = here.ask([issue(pki.issuing, "new", crl=(f"{pki.shelf.url}/example-plant/new.crl",)).der])
     assert (verdict.code, "not among those that may be asked" in verdict.sentence()) == ("no_status", True)
+
+
+def test_families_that_are_not_taken(following, pki) -> None:
+    following.configure(families='["sm2"]')
+    following.start()
+    assert not following.ask([pki.device.der]).good
 
 
 def test_sm2(here, on) -> None:

@@ -47,8 +47,9 @@ def plant(pki):
 @pytest.fixture(scope="module")
 def judge(pki, plant):
     """Trusts one plant, looks at no status."""
-    policy = Policy(anchors=anchors(plant.root.der, pki.plant(KeyKind.SM2).root.der), status="none")
-    return Judge(policy, [plant.issuing.certificate], status=None, clock=Stopped(pki.NOW))
+    trusted = anchors(plant.root.der, pki.plant(KeyKind.SM2).root.der)
+    policy = Policy(anchors=trusted, intermediates=(plant.issuing.certificate,), status="none")
+    return Judge(policy, status=None, clock=Stopped(pki.NOW))
 
 
 def b64(party) -> str:
@@ -88,7 +89,12 @@ def over_http(judge, method, path, *, serve=None, **request):
 def asked(judge, document, **more) -> tuple[int, dict]:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     status, headers, said = over_http(
-        judge, "POST", "/api/v1/validate", data=io.BytesIO(body), headers={"Content-Type": "application/json"} | more.pop("headers", {}), **more
+        judge,
+        "POST",
+        "/api/v1/validate",
+        data=io.BytesIO(body),
+        headers={"Content-Type": "application/json"} | more.pop("headers", {}),
+        **more,
     )
     assert headers["Content-Type"] == ("application/json" if status == 200 else "application/problem+json")
     return status, json.loads(said)
@@ -140,7 +146,7 @@ def test_now_is_for_tests(pki, judge, plant) -> None:
     later = {"certificate": b64(plant.device), "now": "2027-11-23T10:00:00Z"}
     status, problem = asked(judge, later)
     assert (status, problem["errors"][0]["pointer"]) == (400, "/now")
-    in_tests = Judge(judge.policy, [plant.issuing.certificate], status=None, clock=Stopped(pki.NOW), allow_now=True)
+    in_tests = Judge(judge.policy, status=None, clock=Stopped(pki.NOW), allow_now=True)
     assert asked(in_tests, later)[1]["code"] == "expired"
     assert asked(in_tests, later | {"now": "2027-11-23T10:00:00"})[0] == 400  # of which time zone?
 
