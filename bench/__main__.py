@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("issue", "ocsp", "hsm", "sm2", "crl", "validate", "validator")
+NAMES = ("issue", "ocsp", "hsm", "hsm-pkcs11", "sm2", "crl", "validate", "validator")
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
         print(f"usage: scripts/bench {'|'.join(NAMES)} [options]", file=sys.stderr)
         sys.exit(2)
     name = sys.argv.pop(1)
-    importlib.import_module(f"bench.{name}").main()
+    importlib.import_module(f"bench.{name.replace('-', '_')}").main()
 
 
 if __name__ == "__main__":

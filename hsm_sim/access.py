@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import itertools
 import secrets
 import time
 from collections.abc import Coroutine
@@ -32,6 +33,7 @@ T = TypeVar("T")
 TRIES = 10
 FREE_CUTS = 2  # tries that were cut off and cost nothing; each one more doubles the wait after a start, from 2 s
 LONGEST_WAIT = 300.0  # seconds
+_EPOCHS = itertools.count()
 ROLES = (Role.SO, Role.OFFICER, Role.USER, Role.AUDITOR)
 _REFUSALS = frozenset((Code.PERMISSION_DENIED, Code.KEY_FUNCTION_NOT_PERMITTED, Code.ACTION_PROHIBITED, Code.KEY_UNEXTRACTABLE))
 """What is written to the log when it is refused: somebody wants more than he may."""
@@ -43,7 +45,8 @@ class Access:
     Attributes:
         device: what it is part of.
         name: its name, and the token label.  slot: its PKCS#11 slot number.  serial: 16 hex digits.
-        epoch: counts lockings, so that a login is good until the next one.
+        epoch: another number after each locking, so that a login is good until the next one; no two partitions ever have the same, so
+            that it is good for none that comes under this one's name later.
         locked_on_request: the last lock was asked for, and neither officer nor user have logged in since (every start begins locked, too).
         rolled_back: why the database is not the latest one; "" if it is.
         counter: how often it has changed.  logged_counter: the same as the audit log had it at the start.
@@ -52,7 +55,7 @@ class Access:
     def __init__(self, device: Device, row: PartitionRow) -> None:
         self.device = device
         self.slot, self._id, self.name, self.serial = row.slot, row.id, row.name, row.serial
-        self.epoch = 0
+        self.epoch = next(_EPOCHS)
         self.locked_on_request = False
         self.rolled_back = ""
         self._zeroised = not row.marks
@@ -156,7 +159,7 @@ class Access:
 
     def _close(self) -> None:
         self._ring, self._known = None, {}
-        self.epoch += 1
+        self.epoch = next(_EPOCHS)
 
     async def _open(self, ring: Ring) -> None:
         """What the first login does; ``Vault`` loads the objects."""
@@ -188,10 +191,10 @@ class Access:
         async with self.device.entering:
             if old is not None:
                 secret = await self._checked(name, old)
-            elif name is Role.AUDITOR or self._ring is None:
+            elif name is Role.AUDITOR:
                 secret = secrets.token_bytes(32)
             else:
-                secret = self._ring.kek
+                secret = self._opened().kek
             await self._keep(await self._wrapped(name, new, secret))
             self._known.pop(name, None)
 
@@ -199,6 +202,12 @@ class Access:
         shortest, longest = self.device.personality.pin
         if not shortest <= len(pin) <= longest:
             raise Rejected(Code.PIN_LEN_RANGE, f"a PIN has {shortest} to {longest} characters here")
+
+    def _opened(self) -> Ring:
+        """Raises Rejected(LOCKED): it was locked after the caller was checked."""
+        if self._ring is None:
+            raise Rejected(Code.LOCKED, "the HSM was locked meanwhile: log in with its PIN")
+        return self._ring
 
     async def _wrapped(self, name: Role, pin: str, secret: bytes) -> RoleRow:
         return await asyncio.to_thread(wrapped, name, pin, secret, self.device.secret, self._place(name))

@@ -46,6 +46,7 @@ MARK = "audit.checkpoint"
 SOON = 1.0  # seconds until what need not be waited for is written, if no other line takes it along
 MAX_SOON = 1000  # different events that wait for that; more are only counted
 MAX_GROUP = 1024  # signatures in one line
+MAX_READ = 4 << 20  # octets of the lines that are read at once
 CHECKPOINT_LINES, CHECKPOINT_SECONDS = 1000, 60.0
 _REFUSED = "the HSM cannot write its audit log ({}), so nothing was done"
 
@@ -221,12 +222,15 @@ class AuditLog:
     def read(self, after: int, limit: int = 1000) -> list[str]:
         """Up to ``limit`` durable lines with numbers above ``after``, as they stand in the files (blocking I/O: call in a thread).
 
+        Fewer if they are long (``MAX_READ``), so that the answer is one that a door can give; at least one, if there is one.
+
         Raises OSError, Rejected(STORAGE).
         """
-        last, found = self.head.seq, list[str]()
+        last, found, size = self.head.seq, list[str](), 0
         try:
             for line in lines_after(self._home / LOG, after):
-                if len(found) == limit or number(line) > last:
+                size += len(line)
+                if len(found) == limit or number(line) > last or (found and size > MAX_READ):
                     break
                 found.append(line.decode("ascii"))
         except ValueError as error:

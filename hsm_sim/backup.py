@@ -30,6 +30,7 @@ from hsm_sim.objects import Object
 from hsm_sim.roles import Caller, Verb
 from hsm_sim.seal import CIPHERS, derive, seal, unseal
 from hsm_sim.shares import Share, combine, set_name, split
+from hsm_sim.vault import KEYS
 from hsm_sim.wire import decode
 from pkix.attestation import check_device, device_serial
 from pkix.certificate import parse_certificate
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from hsm_sim.device import Device
 
 _DOMAIN = b"ironroot hsm backup 1\0"
+_KINDS = {"id": bytes, "version": int, "origin": str, "created": str, "used": int, "secret": bytes}
 _OBJECT = ("id", "version", "attributes", "origin", "created", "usage_limit", "used", "quorum", "not_before", "not_after", "secret")
 
 
@@ -217,7 +219,7 @@ async def restore(
         raise Rejected(Code.SIGNATURE_INVALID, f"the backup cannot be opened: {error}") from error
     try:
         contents = [_object(item, caller.partition, found.header.device) for item in cbor2.loads(plain)]
-    except (cbor2.CBORDecodeError, TypeError, ValueError, AttributeError) as error:
+    except (cbor2.CBORDecodeError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise Rejected(Code.BAD_REQUEST, "the backup holds other things than objects; it was made by another version") from error
     await _only_here(device, caller, [obj for obj, _ in contents])
     restored = await partition.put_back(caller, contents)
@@ -287,11 +289,18 @@ def _joined(header: Header, shares: Sequence[Share]) -> bytes:
 
 
 def _object(item: Sequence[Any], partition: str, device: str) -> tuple[Object, bytes]:
-    """An object of a backup by ``device``, as it is in this device: the same but for its history and the partition's name."""
+    """An object of a backup by ``device``, as it is in this device: the same but for its history and the partition's name.
+
+    Raises TypeError, ValueError, AttributeError, KeyError: whoever makes shares of his own can write anything into a backup.
+    """
     members = dict(zip(_OBJECT, item, strict=True))
+    if any(type(members[name]) is not kind for name, kind in _KINDS.items()) or not isinstance(members["usage_limit"], int | None):
+        raise TypeError
     secret = members.pop("secret")
     attributes = {number: tuple(value) if isinstance(value, list) else value for number, value in members.pop("attributes").items()}
     obj = Object(partition=partition, attributes=attributes, quorum=frozenset(members.pop("quorum")), **members)
+    if obj.cls in KEYS and not obj.private:
+        raise ValueError  # its record would be sealed as one that everybody may see
     obj.attributes[HISTORY] = ",".join((*history(obj), device)).encode()
     return obj, secret
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,7 @@ from pkix.errors import Malformed
 
 GREETING_FRAME = 4096
 MAX_OPEN = 2048  # signatures and other requests of one connection that are not answered yet; then it is not read until half are
+MAX_GREETING = 64  # the same before the login: a small question may have an answer of 64 KiB
 MAX_CONNECTIONS = 512
 
 
@@ -46,6 +47,16 @@ class Door:
         """Serves ``path``, mode 0600. What lies there is of a dead process: the caller holds the home's lock. Raises OSError, Malformed."""
         listener = bind(path)
         return await asyncio.get_running_loop().create_unix_server(lambda: Connection(self), sock=listener)
+
+    def has_room(self) -> bool:
+        """Whether one more may connect. When all places are taken, one who has not logged in and waits for nothing loses his."""
+        if len(self.connections) < MAX_CONNECTIONS:
+            return True
+        stranger = next((other for other in self.connections if other.caller.role is Role.PUBLIC and other.idle.is_set()), None)
+        if stranger is not None:
+            self.connections.discard(stranger)
+            stranger.drop()
+        return stranger is not None
 
     async def drain(self) -> None:
         """From here on new requests are refused. Returns when all running ones are answered and the connections are closed."""
@@ -80,6 +91,7 @@ class Connection(asyncio.Protocol):
         self.caller = Caller("native", next(door.numbers), next(iter(door.device.partitions)))
         self._door = door
         self._framer = Framer(GREETING_FRAME)
+        self._messages: Iterator[dict[str, Any]] = iter(())
         self._transport: asyncio.Transport | None = None
         self._open = 0
         self._blocked = self._unread = False
@@ -91,7 +103,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, made: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", made)  # what a stream socket has
-        if not is_ours(transport) or len(self._door.connections) >= MAX_CONNECTIONS or self._door.stopping:
+        if not is_ours(transport) or self._door.stopping or not self._door.has_room():
             transport.abort()
             return
         self._transport = transport
@@ -110,13 +122,19 @@ class Connection(asyncio.Protocol):
         return self._gone.wait()
 
     def data_received(self, data: bytes) -> None:
+        self._messages = itertools.chain(self._messages, self._framer.feed(data))
+        self._serve()
+
+    def _serve(self) -> None:
+        """Takes up what has come, until the client has to catch up."""
         try:
-            for message in self._framer.feed(data):
+            while not self._unread and (message := next(self._messages, None)) is not None:
                 self._begin(Request.of(message))
         except Malformed:
-            self._drop()
+            self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Closes it at once."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -129,16 +147,19 @@ class Connection(asyncio.Protocol):
         self._flow()
 
     def _flow(self) -> None:
-        """Who does not take its answers, or has too much open, is not read."""
+        """Who does not take its answers, or has too much open, is not read, and what has come of him waits."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if not self._unread and (self._blocked or self._open > MAX_OPEN):
+        most = MAX_GREETING if self._framer.limit == GREETING_FRAME else MAX_OPEN
+        if not self._unread and (self._blocked or self._open > most):
             self._unread = True
             transport.pause_reading()
-        elif self._unread and not self._blocked and self._open <= MAX_OPEN // 2:
+        elif self._unread and not self._blocked and self._open <= most // 2:
             self._unread = False
-            transport.resume_reading()
+            self._serve()
+            if not self._unread:
+                transport.resume_reading()
 
     # Requests
 
@@ -191,7 +212,7 @@ class Connection(asyncio.Protocol):
             except OSError as error:
                 self._send(request, failure(Rejected(Code.STORAGE, f"the HSM's storage failed: {os.strerror(error.errno or 0)}")), count)
             except SessionLost:
-                self._drop()
+                self.drop()
                 self._closed(count)
 
         task = asyncio.get_running_loop().create_task(run())

@@ -100,13 +100,11 @@ async def generate(device: Device, caller: Caller, args: Args) -> dict[str, Any]
     if kind in _SECRET_MECHANISMS:
         if kind != "sm4":
             template[cka.CKA_VALUE_LEN] = SECRET_LENGTHS.get(kind) or request.number("length", 1, 512, 32)
-        obj = await partition.generate_secret(caller, _SECRET_MECHANISMS[kind], template, unique=True)
+        obj = await partition.generate_secret(caller, _SECRET_MECHANISMS[kind], template, unique=True, limits=limits)
     else:
         mechanism, public = _pair(kind)
         public |= {cka.CKA_TOKEN: True, cka.CKA_LABEL: label.encode(), cka.CKA_ID: template[cka.CKA_ID]}
-        obj = (await partition.generate_pair(caller, mechanism, public, template, unique=True))[1]
-    if limits:
-        await partition.restrict(caller, obj, **limits)
+        obj = (await partition.generate_pair(caller, mechanism, public, template, unique=True, limits=limits))[1]
     return described(obj)
 
 
@@ -230,9 +228,7 @@ async def unwrap(device: Device, caller: Caller, args: Args) -> dict[str, Any]:
     entry, params = _way(request)
     template, limits = _new(request, request.text("label"))
     key, approvals = _key(device, caller, request.text("key")), request.many("approvals", bytes)
-    obj = await partition.unwrap(caller, entry.number, params, key, request.octets("data"), template, approvals)
-    if limits:
-        await partition.restrict(caller, obj, **limits)
+    obj = await partition.unwrap(caller, entry.number, params, key, request.octets("data"), template, approvals, limits)
     if obj.cls == cka.CKO_PRIVATE_KEY and obj.key is not None:
         numbers = {name: value for name, value in obj.key.public().attributes().items() if name in _PUBLIC_NUMBERS}
         await partition.create(caller, {cka.CKA_CLASS: cka.CKO_PUBLIC_KEY, **_named(obj), **numbers})
@@ -245,9 +241,7 @@ async def derive(device: Device, caller: Caller, args: Args) -> dict[str, Any]:
     template, limits = _new(request, request.text("label"))
     key, params = _key(device, caller, request.text("key")), Ecdh1(cka.CKD_NULL, b"", request.octets("public", 32, 200))
     partition = device.partition(caller.partition)
-    obj = await partition.derive(caller, key, cka.CKM_ECDH1_DERIVE, params, template)
-    if limits:
-        await partition.restrict(caller, obj, **limits)
+    obj = await partition.derive(caller, key, cka.CKM_ECDH1_DERIVE, params, template, limits)
     return described(obj)
 
 

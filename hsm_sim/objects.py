@@ -111,6 +111,11 @@ class Object:
         return self.attributes.get(CKA_EXTRACTABLE) is True
 
     @property
+    def limited(self) -> bool:
+        """Whether it has limits that PKCS#11 knows nothing of: another copy of it would get round them."""
+        return self.usage_limit is not None or bool(self.quorum or self.not_before or self.not_after)
+
+    @property
     def closed(self) -> bool:
         """Whether its secret values may not be read, wrapped or not: sensitive, or not extractable."""
         return self.secret and (self.attributes.get(CKA_SENSITIVE) is not False or not self.extractable)

@@ -22,6 +22,7 @@ from hsm_sim.objects import Object, Template
 from hsm_sim.roles import Caller, Verb
 from hsm_sim.store import PartitionRow
 from hsm_sim.upkeep import Upkeep
+from hsm_sim.vault import NO_LIMITS, Limits, limited
 from pkix.algorithms import KeyKind
 
 if TYPE_CHECKING:
@@ -65,28 +66,36 @@ class Partition(Upkeep):
             if obj.key is None:
                 raise Rejected(Code.KEY_HANDLE_INVALID, "the object is no key")
             mechanisms.check(_FUNCTIONS[verb], mechanism, params, obj.attributes)
-            if (obj.not_before or obj.not_after) and not obj.usable(self.device.now()):
-                raise Rejected(Code.KEY_FUNCTION_NOT_PERMITTED, f"{obj.label} is for use from {obj.not_before} to {obj.not_after}")
-            if obj.secret:
-                self._whole()
-                self.device.audit.permit()
+            self.in_force(obj)
         except Rejected as error:
             self._note(verb, caller, obj.label, error)
             raise
         return obj
 
+    def in_force(self, obj: Object) -> None:
+        """Returns if the key may be used at this moment, for whatever it is for.
+
+        Raises Rejected: KEY_FUNCTION_NOT_PERMITTED (outside of its dates), TAMPERED, LOG_FULL.
+        """
+        if (obj.not_before or obj.not_after) and not obj.usable(self.device.now()):
+            raise Rejected(Code.KEY_FUNCTION_NOT_PERMITTED, f"{obj.label} is for use from {obj.not_before} to {obj.not_after}")
+        if obj.secret:
+            self._whole()
+            self.device.audit.permit()
+
     async def reserve(self, obj: Object, count: int = 1) -> None:
         """Takes ``count`` uses of a key that has a limit, all or none. Raises Rejected(LIMIT_REACHED)."""
         if obj.usage_limit is not None:
-            await self.finish(self._reserve(obj, count, obj.usage_limit))
+            await self.finish(self._reserve(obj, count))
 
-    async def _reserve(self, obj: Object, count: int, limit: int) -> None:
+    async def _reserve(self, obj: Object, count: int) -> None:
         async with self._changing:
-            lacking = count - self._ready.get(obj.id, 0)
+            ready, limit = self._ready.get(obj.id, 0), obj.usage_limit or 0
+            left = limit - (obj.used - ready)  # the limit may have been lowered below what is reserved
+            if count > left:
+                raise Rejected(Code.LIMIT_REACHED, f"{obj.label} may be used {limit} times, of which {max(0, left)} are left")
+            lacking = count - ready
             if lacking > 0:
-                if obj.used + lacking > limit:
-                    left = max(0, limit - obj.used) + count - lacking
-                    raise Rejected(Code.LIMIT_REACHED, f"{obj.label} may be used {limit} times, of which {left} are left")
                 used = min(limit, obj.used + max(lacking, RESERVED))
                 more = used - obj.used
                 await self._set("reserve", obj, used=used)
@@ -110,6 +119,8 @@ class Partition(Upkeep):
     def verify(self, caller: Caller, obj: Object, mechanism: int, params: Any, data: bytes, signature: bytes) -> None:
         """Returns if the signature is right. Raises Rejected: SIGNATURE_INVALID, SIGNATURE_LEN_RANGE, DATA_LEN_RANGE."""
         self.usable(caller, Verb.VERIFY, obj, mechanism, params)
+        if obj.secret:
+            self.device.audit.write_soon(Event("verify", caller, key=obj.label, mech=mechanisms.TABLE[mechanism].name))
         mechanisms.verify(_key(obj), mechanism, params, data, signature)
 
     # --- ciphers
@@ -118,6 +129,7 @@ class Partition(Upkeep):
         """With a public key nobody is told; with a secret one the log is."""
         self.usable(caller, Verb.ENCRYPT, obj, mechanism, params)
         await self.device.before("encrypt", obj.label, caller)
+        await self.reserve(obj)
         done = mechanisms.encrypt(_key(obj), mechanism, params, data)
         if obj.secret:
             await self._logged("encrypt", caller, obj, mechanism)
@@ -145,6 +157,10 @@ class Partition(Upkeep):
         self.alive(caller, target)
         try:
             _may_leave(wrapping, target)
+            if target.limited and not self.device.quorum.needed(caller.partition, "export", target):
+                raise Rejected(
+                    Code.ACTION_PROHIBITED, f"{target.label} has limits, which do not go along: it leaves only where exports take approvals"
+                )
         except Rejected as error:
             self._note(Verb.WRAP, caller, target.label, error)
             raise
@@ -152,6 +168,7 @@ class Partition(Upkeep):
         self._whole()
         self.device.audit.permit()
         approved = await self.device.quorum.spend(caller, "export", target, export_parameters(mechanism, wrapping), approvals)
+        await self.reserve(wrapping)
         done = await asyncio.to_thread(mechanisms.wrap, _key(wrapping), mechanism, params, _key(target))
         await self._logged(
             "wrap", caller, target, mechanism, {"under": wrapping.label} | ({"approvals": list(approved)} if approved else {})
@@ -167,6 +184,7 @@ class Partition(Upkeep):
         wrapped: bytes,
         template: Template,
         approvals: Sequence[bytes] = (),
+        limits: Limits = NO_LIMITS,
     ) -> Object:
         """A private or secret key that comes in sealed. With a private key, its public object is the caller's to create.
 
@@ -179,17 +197,22 @@ class Partition(Upkeep):
         self._trusting(caller, templates.checked(template, cls))
         with self._making_one(caller, Verb.UNWRAP, template) as label:
             await self.device.before("unwrap", label, caller)
-            approved = await self.device.quorum.spend(caller, "recover", unwrapping, recover_parameters(mechanism, wrapped), approvals)
+            approved = await self.device.quorum.spend(
+                caller, "recover", unwrapping, recover_parameters(mechanism, wrapped, template), approvals
+            )
             await self.reserve(unwrapping)
             key = await self._tried(
                 "unwrap", caller, unwrapping, mechanism, lambda: mechanisms.unwrap(_key(unwrapping), mechanism, params, wrapped, template)
             )
-            obj = self._new_key(key, template, "unwrapped")
-            more = {"under": unwrapping.label, "kind": key.kind, "id": obj.id.hex()} | ({"approvals": list(approved)} if approved else {})
+            obj, said = limited(self._new_key(key, template, "unwrapped"), limits)
+            more = {"under": unwrapping.label, "kind": key.kind, "id": obj.id.hex(), **said}
+            more |= {"approvals": list(approved)} if approved else {}
             await self.finish(self._add([obj], Event("unwrap", caller, key=label, mech=mechanisms.TABLE[mechanism].name, more=more)))
             return obj
 
-    async def derive(self, caller: Caller, obj: Object, mechanism: int, params: Any, template: Template) -> Object:
+    async def derive(
+        self, caller: Caller, obj: Object, mechanism: int, params: Any, template: Template, limits: Limits = NO_LIMITS
+    ) -> Object:
         """A secret key from a private one and another's public point (ECDH). Raises Rejected as ``generate_pair``."""
         self.usable(caller, Verb.DERIVE, obj, mechanism, params)
         self._trusting(caller, templates.checked(template, cka.CKO_SECRET_KEY))
@@ -197,8 +220,8 @@ class Partition(Upkeep):
             await self.device.before("derive", obj.label, caller)
             await self.reserve(obj)
             key = await self._tried("derive", caller, obj, mechanism, lambda: mechanisms.derive(_key(obj), mechanism, params, template))
-            made = self._new_key(key, template, "derived", base=obj)
-            more = {"from": obj.label, "kind": key.kind, "id": made.id.hex()}
+            made, said = limited(self._new_key(key, template, "derived", base=obj), limits)
+            more = {"from": obj.label, "kind": key.kind, "id": made.id.hex(), **said}
             await self.finish(self._add([made], Event("derive", caller, key=label, mech=mechanisms.TABLE[mechanism].name, more=more)))
             return made
 
@@ -220,9 +243,10 @@ def export_parameters(mechanism: int, wrapping: Object) -> dict[str, Any]:
     return {"mechanism": mechanism, "wrapping": wrapping.id}
 
 
-def recover_parameters(mechanism: int, wrapped: bytes) -> dict[str, Any]:
-    """What the approvals of a recovery are for: these octets, unwrapped by this mechanism."""
-    return {"mechanism": mechanism, "sha256": sha256(wrapped).digest()}
+def recover_parameters(mechanism: int, wrapped: bytes, template: Template) -> dict[str, Any]:
+    """What the approvals of a recovery are for: these octets, unwrapped by this mechanism, into a key that is no less closed than said."""
+    open_ = {"extractable": template.get(cka.CKA_EXTRACTABLE) is True, "sensitive": template.get(cka.CKA_SENSITIVE) is not False}
+    return {"mechanism": mechanism, "sha256": sha256(wrapped).digest(), **open_}
 
 
 def _may_leave(wrapping: Object, target: Object) -> None:

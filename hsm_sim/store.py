@@ -234,7 +234,7 @@ def change(db: sqlite3.Connection, partition: bytes, ring: Ring, put: Iterable[O
         total -= ring.mark(gone, object_row(db, gone).version)
         db.execute("DELETE FROM objects WHERE id = ?", (gone,))
     for row in put:
-        before = db.execute("SELECT version FROM objects WHERE id = ?", (row.id,)).fetchone()
+        before = db.execute("SELECT version FROM objects WHERE id = ? AND partition = ?", (row.id, partition)).fetchone()
         if before is None:
             db.execute("INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?)", (row.id, partition, *row[1:]))
         else:

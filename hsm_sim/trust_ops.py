@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from hsm_sim import attest as attestation
 from hsm_sim import backup as backups
 from hsm_sim.audit import Event
-from hsm_sim.cka import CKA_CLASS, CKA_LABEL, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY
+from hsm_sim.cka import CKA_CLASS, CKA_EXTRACTABLE, CKA_LABEL, CKA_SENSITIVE, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY
 from hsm_sim.errors import Code, Rejected
 from hsm_sim.mechanisms import BY_NAME, Mechanism
-from hsm_sim.objects import Object
+from hsm_sim.objects import Object, Template
 from hsm_sim.partition import export_parameters, recover_parameters
 from hsm_sim.quorum import Policy
 from hsm_sim.roles import Caller, Verb
@@ -72,7 +72,8 @@ async def challenge(device: Device, caller: Caller, args: Mapping[str, Any]) -> 
     """``{for, requester, …}``: a request for approvals of one operation, as octets to be signed. Raises Rejected.
 
     With what the operation will be asked with: ``key`` (destroy), ``key, wrapping, mechanism`` (export), ``key, data, mechanism``
-    (recover; ``key`` unwraps), ``needed, total`` or ``recipient`` (backup). Keys are named by label, mechanisms as CKM_….
+    (recover; ``key`` unwraps; ``attributes`` if what comes out is to be extractable, or not sensitive),
+    ``needed, total`` or ``recipient`` (backup). Keys are named by label, mechanisms as CKM_….
     """
     request = Request.over(args)
     op, requester = request.text("for", 16), request.text_or("requester", "")
@@ -94,8 +95,11 @@ def _export_of(device: Device, caller: Caller, request: Request) -> tuple[dict[s
 
 
 def _recovery_of(device: Device, caller: Caller, request: Request) -> tuple[dict[str, Any], str]:  # noqa: ARG001
-    parameters, mechanism = recover_parameters(_mechanism(request).number, request.octets("data")), _mechanism(request)
-    return parameters, f"of what has SHA-256 {parameters['sha256'].hex()}, with {mechanism.name}"
+    wanted, mechanism = request.mapping("attributes"), _mechanism(request)
+    template: Template = {CKA_EXTRACTABLE: wanted.get("extractable") is True, CKA_SENSITIVE: wanted.get("sensitive") is not False}
+    parameters = recover_parameters(mechanism.number, request.octets("data"), template)
+    kept = f"{'' if parameters['sensitive'] else 'not '}sensitive, {'' if parameters['extractable'] else 'not '}extractable"
+    return parameters, f"of what has SHA-256 {parameters['sha256'].hex()}, with {mechanism.name}, into a key that is {kept}"
 
 
 _PARAMETERS = {"backup": _backup_of, "export": _export_of, "recover": _recovery_of}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -13,12 +13,16 @@ from hsm_sim import cka, templates
 from hsm_sim.audit import Event
 from hsm_sim.errors import Code, Rejected
 from hsm_sim.failpoint import failpoint
+from hsm_sim.limits import tightened
 from hsm_sim.objects import Object, Template
 from hsm_sim.records import loaded, secret_of, supposed_label
 from hsm_sim.roles import Caller, Role, Verb
 from hsm_sim.seal import Ring
 from hsm_sim.store import ObjectRow, RoleRow, drop_roles, marks, objects, put_marks, put_role, put_setting
 from hsm_sim.vault import KEYS, Vault
+
+Changes = Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+"""What changes of an object and what the log says of it: asked for when nobody else changes it, so that no other change is taken back."""
 
 
 class Upkeep(Vault):
@@ -33,45 +37,24 @@ class Upkeep(Vault):
         self.alive(caller, obj)
         self._trusting(caller, template)
         await self.device.before("set_attributes", obj.label, caller)
-        attributes = templates.changed(obj, template)
-        await self.finish(
-            self._replace(caller, "set_attributes", obj, attributes=attributes, about={"attributes": [f"0x{a:X}" for a in template]})
-        )
+        about = {"attributes": [f"0x{attribute:X}" for attribute in template]}
+        await self.finish(self._replace(caller, "set_attributes", obj, lambda: ({"attributes": templates.changed(obj, template)}, about)))
 
-    async def restrict(
-        self,
-        caller: Caller,
-        obj: Object,
-        *,
-        usage_limit: int | None = None,
-        quorum: Iterable[str] = (),
-        not_before: str | None = None,
-        not_after: str | None = None,
-    ) -> None:
-        """Limits that PKCS#11 has no attribute for. They are only ever tightened.
+    async def restrict(self, caller: Caller, obj: Object, **limits: Any) -> None:
+        """Limits that PKCS#11 has no attribute for: ``usage_limit``, ``quorum``, ``not_before``, ``not_after`` (``limits.tightened``).
 
         Raises Rejected: ACTION_PROHIBITED (it would loosen one), BAD_REQUEST, and as ``set_attributes``.
         """
         self.check(caller, Verb.SET_ATTRIBUTES)
         self.alive(caller, obj)
-        if not obj.token or not obj.secret:
-            raise Rejected(Code.BAD_REQUEST, "limits are for private and secret keys that are kept")
-        if usage_limit is not None and (usage_limit < 0 or (obj.usage_limit is not None and usage_limit > obj.usage_limit)):
-            raise Rejected(Code.ACTION_PROHIBITED, f"the usage limit of {obj.label} can only be lowered")
-        if (obj.not_before and not_before and not_before < obj.not_before) or (obj.not_after and not_after and not_after > obj.not_after):
-            raise Rejected(Code.ACTION_PROHIBITED, f"the time in which {obj.label} is used can only be shortened")
-        limits = {
-            "usage_limit": obj.usage_limit if usage_limit is None else usage_limit,
-            "quorum": obj.quorum | frozenset(quorum),
-            "not_before": not_before or obj.not_before,
-            "not_after": not_after or obj.not_after,
-        }
-        said = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in limits.items()}
-        await self.finish(self._replace(caller, "restrict", obj, about=said, **limits))
+        await self.finish(self._replace(caller, "restrict", obj, lambda: tightened(obj, limits)))
 
-    async def _replace(self, caller: Caller, op: str, obj: Object, *, about: dict[str, Any], **changes: Any) -> None:
+    async def _replace(self, caller: Caller, op: str, obj: Object, change: Changes) -> None:
         async with self._changing:
+            changes, about = change()
             counter = await self._set(op, obj, **changes)
+        if not obj.token and not obj.secret:
+            return  # a session's own, as in ``_add``
         more = about if counter is None else {**about, "counter": counter}
         await self.device.audit.write(Event(op, caller, key=obj.label, more=more))
         failpoint(f"hsm.{op}.audited")
@@ -133,7 +116,11 @@ class Upkeep(Vault):
         self._long_enough(so_pin)
         self.check(caller, Verb.INIT_PARTITION)
         await self.device.before("init_partition", "", caller)
-        await self.finish(self._begin_anew(caller, so_pin, name))
+        try:
+            await self.finish(self._begin_anew(caller, so_pin, name))
+        except Rejected as error:
+            self.device.audit.write_soon(Event("init_partition", caller, result=error.code.value))
+            raise
 
     async def _begin_anew(self, caller: Caller, so_pin: str, name: str) -> None:
         async with self.device.entering, self._changing:
@@ -142,7 +129,7 @@ class Upkeep(Vault):
             kek = secrets.token_bytes(32)
             ring, row = Ring(kek, self.device.cipher), await self._wrapped(Role.SO, so_pin, kek)
             self.counter = await self.device.store.write(lambda db: self._empty(db, ring, row, name), "init_partition")
-            self.device.forget_setting(f"quorum {self.name}")
+            self.device.forget_setting(f"quorum {self.serial}")
             self._roles = {role: kept for role, kept in self._roles.items() if role is Role.AUDITOR} | {Role.SO: row}
             self._objects, self._by_label, self.damaged, self.incomplete, self.rolled_back = {}, {}, {}, "", ""
             self._zeroised = False
@@ -155,8 +142,8 @@ class Upkeep(Vault):
         db.execute("DELETE FROM objects WHERE partition = ?", (self._id,))
         drop_roles(db, self._id)
         put_role(db, self._id, row)
-        db.execute("DELETE FROM approvers WHERE partition = ?", (self.name,))
-        put_setting(db, f"quorum {self.name}", None)
+        db.execute("DELETE FROM approvers WHERE partition = ?", (self.serial,))
+        put_setting(db, f"quorum {self.serial}", None)
         db.execute("UPDATE partitions SET name = ? WHERE id = ?", (name, self._id))
         return put_marks(db, ring, self._id, self._next(db), 0)
 
@@ -172,7 +159,7 @@ class Upkeep(Vault):
 
     async def destroy_all(self, caller: Caller) -> None:
         """``zeroise`` by the device itself, which asks nobody."""
-        async with self._changing:
+        async with self.device.entering, self._changing:  # a login under way would put its role's row, and the KEK in it, back
             self.counter = await self.device.store.write(self._zero, "zeroise")
             self._roles = {role: kept for role, kept in self._roles.items() if role is Role.AUDITOR}
             self._objects, self._by_label, self.damaged, self.incomplete = {}, {}, {}, ""
@@ -215,9 +202,10 @@ class Upkeep(Vault):
     # --- for backups
 
     async def contents(self, caller: Caller) -> list[tuple[Object, bytes]]:
-        """All objects with what is secret of them, for a backup that leaves sealed. Raises Rejected as ``check``; TAMPERED."""
+        """All objects with what is secret of them, for a backup that leaves sealed. Raises Rejected as ``check``; TAMPERED, LOG_FULL."""
         self.check(caller, Verb.BACKUP)
         self._whole()
+        self.device.audit.permit()
         return await asyncio.to_thread(lambda: [(obj, secret_of(obj)) for obj in list(self._objects.values())])
 
     async def put_back(self, caller: Caller, contents: Sequence[tuple[Object, bytes]]) -> int:

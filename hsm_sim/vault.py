@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hsm_sim import cka, mechanisms, templates
@@ -23,6 +24,7 @@ from hsm_sim.audit import Event
 from hsm_sim.errors import Code, Rejected
 from hsm_sim.failpoint import failpoint
 from hsm_sim.keys import CURVES, Key, public_from
+from hsm_sim.limits import tightened
 from hsm_sim.objects import Object, Template
 from hsm_sim.records import read_record, record, supposed_label
 from hsm_sim.roles import Caller, Role, Verb
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 _PRIVATE_SEERS = frozenset((Role.OFFICER, Role.USER))
 _CURVES = frozenset(kind.value for kind in CURVES.values())
+Limits = Mapping[str, Any]
+NO_LIMITS: Limits = MappingProxyType({})
 KEYS = (cka.CKO_PRIVATE_KEY, cka.CKO_SECRET_KEY)
 """Classes whose secret does not come in or go out in the clear."""
 
@@ -54,6 +58,7 @@ class Vault(Access):
         self._objects: dict[bytes, Object] = {}
         self._by_label: dict[tuple[int, str], Object] = {}
         self._making: set[str] = set()
+        self._generating = asyncio.Lock()  # one pair at a time: RSA takes seconds, and others want threads for PINs and decryption
         self._public = Ring.public(device.secret, self._id, device.cipher)
         self._take(device.store.now(lambda db: objects(db, self._id)), None)
 
@@ -146,12 +151,21 @@ class Vault(Access):
     # --- making
 
     async def generate_pair(
-        self, caller: Caller, mechanism: int, public: Template, private: Template, params: Any = None, *, unique: bool = False
+        self,
+        caller: Caller,
+        mechanism: int,
+        public: Template,
+        private: Template,
+        params: Any = None,
+        *,
+        unique: bool = False,
+        limits: Limits = NO_LIMITS,
     ) -> tuple[Object, Object]:
         """A new key pair: the public and the private object.
 
         Args:
             unique: KEY_EXISTS if a private or secret key of this label is there, is being made, or is damaged.
+            limits: that it is born with (``limits.tightened``).
         Raises:
             Rejected: as ``check``, ``templates.checked`` and ``mechanisms.generate_pair``; KEY_EXISTS, DEVICE_MEMORY, LOG_FULL, STORAGE.
         """
@@ -160,17 +174,18 @@ class Vault(Access):
             self._trusting(caller, templates.checked(public, cka.CKO_PUBLIC_KEY))
             name = self._mechanism(mechanism)
             await self.device.before("generate", label, caller)
-            key = await asyncio.to_thread(mechanisms.generate_pair, mechanism, params, public, private)
+            async with self._generating:
+                key = await asyncio.to_thread(mechanisms.generate_pair, mechanism, params, public, private)
             if key.kind in _CURVES and key.kind not in self.device.personality.curves:
                 raise Rejected(Code.CURVE_NOT_SUPPORTED, f"a device of {self.device.personality.manufacturer} makes no {key.kind} keys")
-            hidden = self._new_key(key, private, "generated", mechanism=mechanism)
+            hidden, said = limited(self._new_key(key, private, "generated", mechanism=mechanism), limits)
             shown = self._new_key(key.public(), public, "generated", mechanism=mechanism)
-            event = Event("generate", caller, key=label, mech=name, more={"kind": key.kind, "id": hidden.id.hex()})
+            event = Event("generate", caller, key=label, mech=name, more={"kind": key.kind, "id": hidden.id.hex(), **said})
             await self.finish(self._add([hidden, shown], event))
             return shown, hidden
 
     async def generate_secret(
-        self, caller: Caller, mechanism: int, template: Template, params: Any = None, *, unique: bool = False
+        self, caller: Caller, mechanism: int, template: Template, params: Any = None, *, unique: bool = False, limits: Limits = NO_LIMITS
     ) -> Object:
         """A new secret key. Raises Rejected as ``generate_pair``."""
         with self._making_one(caller, Verb.GENERATE, template, unique=unique) as label:
@@ -178,8 +193,8 @@ class Vault(Access):
             name = self._mechanism(mechanism)
             await self.device.before("generate", label, caller)
             key = mechanisms.generate_secret(mechanism, params, template)
-            obj = self._new_key(key, template, "generated", mechanism=mechanism)
-            event = Event("generate", caller, key=label, mech=name, more={"kind": key.kind, "id": obj.id.hex()})
+            obj, said = limited(self._new_key(key, template, "generated", mechanism=mechanism), limits)
+            event = Event("generate", caller, key=label, mech=name, more={"kind": key.kind, "id": obj.id.hex(), **said})
             await self.finish(self._add([obj], event))
             return obj
 
@@ -214,7 +229,7 @@ class Vault(Access):
         with self._making_one(caller, Verb.COPY, {**obj.attributes, **template}) as label:
             self.alive(caller, obj)
             await self.device.before("copy", label, caller)
-            if obj.usage_limit is not None or obj.quorum or obj.not_before or obj.not_after:
+            if obj.limited:
                 raise Rejected(Code.ACTION_PROHIBITED, f"{obj.label} has limits, which a copy would get round")
             id_ = secrets.token_bytes(16)
             attributes = {**templates.changed(obj, template, copy=True), cka.CKA_UNIQUE_ID: id_.hex().encode()}
@@ -273,9 +288,13 @@ class Vault(Access):
     async def _add(self, made: Sequence[Object], event: Event) -> None:
         """Keeps those that outlive their session, and has it written down."""
         kept = [obj for obj in made if obj.token]
+        if not kept and not any(obj.secret for obj in made):
+            return  # a session's own: nothing has changed, and strangers can make any number of them
         more = dict(event.more)
         async with self._changing:
             if kept:
+                if event.caller.epoch != self.epoch:  # it took a while, and may be another's partition now
+                    raise Rejected(Code.LOCKED, "the login has ended meanwhile: log in again")
                 more["counter"] = await self._change("generate", put=kept)
             for obj in kept:
                 self._objects[obj.id] = obj
@@ -285,9 +304,7 @@ class Vault(Access):
 
     async def _change(self, name: str, put: Sequence[Object] = (), drop: Sequence[Object] = ()) -> int:
         """One transaction; the caller holds ``_changing``. Returns the new counter."""
-        ring = self._ring
-        if ring is None:
-            raise Rejected(Code.LOCKED, "the HSM was locked meanwhile: log in with its PIN")
+        ring = self._opened()
         rows = [record(obj, ring if obj.private else self._public, self._id) for obj in put]
         gone = [obj.id for obj in drop]
         seq = self.device.audit.head.seq
@@ -298,3 +315,11 @@ class Vault(Access):
 
         self.counter = await self.device.store.write(transact, name)
         return self.counter
+
+
+def limited(obj: Object, limits: Limits) -> tuple[Object, dict[str, Any]]:
+    """A new object with limits, so that it never is without them, and what the log says of these. Raises Rejected as ``tightened``."""
+    if not limits:
+        return obj, {}
+    changes, said = tightened(obj, limits)
+    return replace(obj, **changes), said

@@ -19,8 +19,8 @@ def configure(level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stderr of the moment: a caller may have exchanged it
+        cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
     if not any(isinstance(handler, Foreign) for handler in root.handlers):

@@ -208,14 +208,14 @@ def read_head(raw: bytes, processed: frozenset[str]) -> tuple[CrlHead, der.Tlv, 
         Malformed, Unsupported: as ``parse_crl``.
     """
     root = der.read(raw)
-    parts = der.children(raw, root)
+    parts = _first(raw, root)
     if root.end != len(raw) or root.tag != der.SEQUENCE or [part.tag for part in parts] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
         raise Malformed("not a CRL: a SEQUENCE of content, algorithm and signature, and nothing behind it, is expected")
     signed, algorithm, signature = parts
     outer, bits = raw[algorithm.start : algorithm.end], raw[signature.body : signature.end]
     if not bits or bits[0]:
         raise Malformed("a signature that is not whole octets")
-    fields = der.children(raw, signed)
+    fields = _first(raw, signed)
     if fields and fields[0].tag == der.INTEGER and _scanned(raw, fields.pop(0)) != der.integer(1):
         raise Unsupported("CRL: a version other than 1 and 2")
     tags = [element.tag for element in fields]
@@ -241,6 +241,20 @@ def read_head(raw: bytes, processed: frozenset[str]) -> tuple[CrlHead, der.Tlv, 
 
 _TIMES = frozenset((der.UTC_TIME, der.GENERALIZED_TIME))
 _REST: tuple[list[int], ...] = ([], [der.SEQUENCE], [0xA0], [der.SEQUENCE, 0xA0])
+
+
+_MOST = 8
+"""One more than a CertificateList or a TBSCertList has elements."""
+
+
+def _first(data: bytes, parent: der.Tlv) -> list[der.Tlv]:
+    """``der.children``, of which so many at most: what is 128 MiB long could have sixty million."""
+    found: list[der.Tlv] = []
+    position = parent.body
+    while position < parent.end and len(found) < _MOST:
+        found.append(der.read(data, position, parent.end))
+        position = found[-1].end
+    return found
 
 
 def _scanned(data: bytes, element: der.Tlv) -> bytes:
@@ -298,12 +312,16 @@ def _read_time(octets: bytes) -> datetime:
     return der.decode_time(octets, der.read(octets))
 
 
-@lru_cache(maxsize=4096)
-def read_entry_extensions(octets: bytes) -> tuple[int, datetime | None, bytes | None]:
-    """crlEntryExtensions: CRLReason (0 where absent), invalidity date, and the value of certificateIssuer (RFC 5280 5.3).
+EntryExtensions = tuple[int, datetime | None, bytes | None]
+"""CRLReason (0 where absent), invalidity date, value of certificateIssuer (RFC 5280 5.3)."""
 
-    Raises Malformed, or Unsupported if another one is critical.
-    """
+
+def read_entry_extensions(octets: bytes) -> EntryExtensions:
+    """What the crlEntryExtensions say. Raises Malformed, or Unsupported if one that is not known here is critical."""
+    return _shared_entry_extensions(octets) if len(octets) <= der.SHARED else _read_entry_extensions(octets)
+
+
+def _read_entry_extensions(octets: bytes) -> EntryExtensions:
     found = extensions.read_extensions(octets, der.prescan(octets))
     reason = invalidity = issuer = None
     for extension in found.values():
@@ -316,3 +334,7 @@ def read_entry_extensions(octets: bytes) -> tuple[int, datetime | None, bytes | 
         elif extension.critical:
             raise Unsupported(f"CRL: entry extension {extension.oid} is critical and not known here; this list must not be used")
     return reason or 0, invalidity, issuer
+
+
+_shared_entry_extensions = lru_cache(maxsize=4096)(_read_entry_extensions)
+"""Nearly all entries of a list say the same few things; long ones are not kept, whoever wrote them."""

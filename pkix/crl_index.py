@@ -26,7 +26,8 @@ MAX_OCTETS, MAX_ENTRIES = 128 << 20, 5_000_000
 _PROCESSED = PLAIN | {DELTA_CRL_INDICATOR}
 _MAX_ISSUERS = 10_000
 _BEGIN = datetime(1, 1, 1, tzinfo=UTC)
-_SERIAL, _KEY, _WIDTH = 20, 22, 28  # serial; serial and issuer; and seconds since the year 1 in five octets, and the reason in one
+_SERIAL, _KEY, _WIDTH = 20, 22, 28  # serial; serial and issuer; and the reason in one octet, and seconds since the year 1 in five
+_LIGHT = frozenset((6, 8))  # reasons that are not for ever, certificateHold and removeFromCRL: written with 0x80, they sort last
 
 
 class Entries:
@@ -49,7 +50,7 @@ class Entries:
         return self._count * _WIDTH + sum(map(len, self.issuers))
 
     def find(self, serial: int, issuer: int = 0) -> CrlEntry | None:
-        """The entry of ``serial`` of the issuer with this number; of several the earliest."""
+        """The entry of ``serial`` of the issuer with this number; of several one that is for good, if there is."""
         if serial < 0 or serial.bit_length() > 8 * _SERIAL:
             return None
         bucket = self._buckets.get(serial & 0xFF, b"")
@@ -64,7 +65,7 @@ class Entries:
         record = bucket[low * _WIDTH : (low + 1) * _WIDTH]
         if record[:_KEY] != key:
             return None
-        return CrlEntry(serial, _BEGIN + timedelta(seconds=int.from_bytes(record[_KEY:-1])), record[-1])
+        return CrlEntry(serial, _BEGIN + timedelta(seconds=int.from_bytes(record[_KEY + 1 :])), record[_KEY] & 0x7F)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +112,8 @@ def _index(scanned: Iterator[tuple[bytes, bytes, bytes]], max_entries: int) -> E
             raise TooLarge(f"CRL: more than {max_entries} entries")
         reason = b"\0"
         if tail:
-            number, _, issuer = read_entry_extensions(tail)
-            reason = number.to_bytes()
+            code, _, issuer = read_entry_extensions(tail)
+            reason = (code | 0x80 if code in _LIGHT else code).to_bytes()
             if issuer is not None:
                 # It holds for the entries that follow, too, until the next one (RFC 5280 5.3.3).
                 of = issuers.setdefault(issuer, len(issuers)).to_bytes(2)
@@ -120,7 +121,7 @@ def _index(scanned: Iterator[tuple[bytes, bytes, bytes]], max_entries: int) -> E
                     raise TooLarge(f"CRL: entries of more than {_MAX_ISSUERS} issuers")
         if octets[0] >= 0x80:
             continue  # no certificate that is good for anything has it (RFC 5280 4.1.2.2)
-        record = octets.rjust(_SERIAL, b"\0") + of + _seconds(moment) + reason
+        record = octets.rjust(_SERIAL, b"\0") + of + reason + _seconds(moment)
         last = octets[-1]
         if last in buckets:
             buckets[last] += record
@@ -141,7 +142,7 @@ def _seconds(moment: bytes) -> bytes:
     minutes, seconds = divmod(int(clock), 100)
     hours, minutes = divmod(minutes, 100)
     if hours > 23 or minutes > 59 or seconds > 59:
-        raise Malformed(f"{moment[2:].decode()} is no moment of the calendar")
+        raise Malformed(f"{moment[2:].decode('ascii', 'replace')} is no moment of the calendar")
     return (_midnight(moment[:8]) + hours * 3600 + minutes * 60 + seconds).to_bytes(5)
 
 

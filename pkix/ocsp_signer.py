@@ -10,7 +10,7 @@ from datetime import datetime
 
 from pkix.certificate import Certificate, verify_signed
 from pkix.errors import BadSignature
-from pkix.extensions import EXTENDED_KEY_USAGES
+from pkix.extensions import EXTENDED_KEY_USAGES, KEY_USAGE
 from pkix.name import Name
 
 
@@ -49,7 +49,7 @@ def _refusal(signer: Certificate, issuer: Certificate, now: datetime) -> str:
         return "was certified by somebody else than the issuer of the certificate in question"
     if EXTENDED_KEY_USAGES["OCSPSigning"] not in signer.extended_key_usage:
         return "lacks the extended key usage OCSPSigning"
-    if signer.key_usage and "digitalSignature" not in signer.key_usage:
+    if KEY_USAGE in signer.extensions and "digitalSignature" not in signer.key_usage:
         return "may not make digital signatures"
     if not signer.not_before <= now <= signer.not_after:
         return "has a certificate that is not valid now"

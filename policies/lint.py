@@ -89,7 +89,8 @@ def lint(
         )
     except _Stop as stop:
         return [stop.finding]
-    except (ValueError, UnsupportedAlgorithm, Malformed, UserWarning) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, Malformed, UserWarning) as error:
+        # TypeError is how cryptography refuses a name whose value has an impossible string type.
         # cryptography warns of a C or CN of the wrong length; under -W error that is an exception, else subject.length finds it.
         return [Finding("tbs.form", f"it does not parse: {error}")]
     return [Finding(rule.id, text) for rule in RULES.values() for text in rule.check(case)]

@@ -10,6 +10,7 @@ same set of certificates passes, and nothing has to be represented that a single
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +19,7 @@ from pkix.errors import Malformed
 from pkix.name import parse_name
 from validate.names import DIRECTORY, DNS, EMAIL, IP, URI, GeneralName, canonical, host_name
 
+_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 2.5.5.2
 _OTHER = frozenset((0xA0, 0xA3, 0xA5, 0x88))
 
 
@@ -86,9 +88,10 @@ def violation(limits: NameConstraints, names: tuple[GeneralName, ...]) -> Genera
         permitted = [base for base in limits.permitted if base.kind == name.kind]
         if not excluded and not permitted:
             continue
-        if name.kind in _OTHER or (name.kind == URI and not host_name(_uri_host(name))):
+        # What has no host, or none that can be compared, cannot be shown to be outside of what is excluded.
+        if name.kind in _OTHER or (name.kind in (URI, EMAIL) and not host_name(_host(name))):
             return name
-        if any(_within(name, base) or _wildcard_reaches(name, base) for base in excluded):
+        if any(_within(name, base) or _reaches(name, base) for base in excluded):
             return name
         if permitted and not any(_within(name, base) for base in permitted):
             return name
@@ -106,12 +109,11 @@ def _within(name: GeneralName, base: GeneralName) -> bool:
     text, limit = name.text, base.text
     if name.kind == DNS:
         return not limit or f".{text.lower()}".endswith(f".{limit.lower()}")
-    if name.kind == EMAIL:
-        local, _, host = text.rpartition("@")
-        if "@" in limit:
-            return (local, host.lower()) == (limit.rpartition("@")[0], limit.rpartition("@")[2].lower())
-        return _host_within(host, limit)
-    return _host_within(_uri_host(name), limit)
+    host = _host(name)
+    if name.kind == EMAIL and "@" in limit:
+        local, _, wanted = limit.rpartition("@")
+        return (text.rpartition("@")[0], host.lower()) == (local, wanted.lower())
+    return _host_within(host, limit)
 
 
 def _host_within(host: str, limit: str) -> bool:
@@ -119,16 +121,23 @@ def _host_within(host: str, limit: str) -> bool:
     return host.lower().endswith(limit.lower()) if limit.startswith(".") else host.lower() == limit.lower()
 
 
-def _wildcard_reaches(name: GeneralName, base: GeneralName) -> bool:
-    # "*.example.com" may stand for the excluded "bar.example.com" (CVE-2025-61727).
-    return name.kind == DNS and name.value.startswith(b"*.") and base.value.lower().partition(b".")[2] == name.value[2:].lower()
+def _reaches(name: GeneralName, base: GeneralName) -> bool:
+    # "*.example.com" may stand for the excluded "bar.example.com" (CVE-2025-61727), "::ffff:192.0.2.7" for the excluded 192.0.2.7.
+    if name.kind == DNS:
+        return name.value.startswith(b"*.") and base.value.lower().partition(b".")[2] == name.value[2:].lower()
+    return name.kind == IP and name.value.startswith(_MAPPED) and _within(GeneralName(IP, name.value[12:]), base)
 
 
-def _uri_host(name: GeneralName) -> str:
-    # RFC 3986 3.2: between "//" and the next "/", "?" or "#", without user information and port.
-    _, slashes, rest = name.text.partition("://")
-    authority = rest.replace("?", "/").replace("#", "/").partition("/")[0] if slashes else ""
-    return authority.rpartition("@")[2].partition(":")[0]
+# RFC 3986 3.1, 3.2: scheme, user information, host, port, and nothing that readers of URIs disagree about.
+_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?([A-Za-z0-9.-]+)(?::[0-9]*)?(?:[/?#].*)?")
+
+
+def _host(name: GeneralName) -> str:
+    """The host of a URI or of a mail address; nothing if there is none."""
+    if name.kind == EMAIL:
+        return name.text.rpartition("@")[2]
+    found = _AUTHORITY.fullmatch(name.text)
+    return found[1] if found is not None else ""
 
 
 def describe(name: GeneralName) -> str:

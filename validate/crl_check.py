@@ -114,9 +114,9 @@ class Tally:
         return None
 
     def _entry(self, crl: LoadedCrl) -> CrlEntry | None:
-        """The certificate's entry: of its serial number, under its issuer's name (RFC 5280 5.3.3)."""
+        """The certificate's entry: of its serial number, under its issuer's name (RFC 5280 5.3.3), however often that is written."""
         found = (crl.index.entries.find(self.certificate.serial, number) for number in crl.numbers.get(issuer(self.certificate), ()))
-        return next((entry for entry in found if entry is not None), None)
+        return min((entry for entry in found if entry is not None), key=lambda entry: entry.reason in (6, 8), default=None)
 
 
 def unpaired(crl: LoadedCrl, delta: LoadedCrl) -> Text | None:

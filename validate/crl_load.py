@@ -19,7 +19,7 @@ from pkix import extensions
 from pkix.algorithms import PublicKey
 from pkix.certificate import Certificate, verify_signed
 from pkix.crl_index import CrlIndex, index_crl
-from pkix.errors import BadSignature, Malformed, TooLarge
+from pkix.errors import BadSignature, Malformed, TooLarge, Unavailable
 from validate.crl_points import Scope, directory_names, freshest, issuer_urls, scope_of
 from validate.names import Canonical, canonical
 from validate.text import Text, say
@@ -80,7 +80,7 @@ class LoadedCrl:
             return None if self._key == signer.public_key else say("bad_crl_signature", issuer=signer)
         except BadSignature:
             return say("bad_crl_signature", issuer=signer)
-        except Malformed as error:
+        except (Malformed, Unavailable) as error:
             return say("unusable_detail", why=error)
 
     def same_key(self, other: LoadedCrl) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from pkix.certificate import Certificate, parse_certificate
-from pkix.errors import IronrootError, Malformed
+from pkix.errors import IronrootError
 from validate.crl_load import LoadedCrl, aside
 from validate.names import subject
 from validate.status_inquiry import Inquiry, MustWait
@@ -32,11 +32,16 @@ async def authorised(inquiry: Inquiry, crl: LoadedCrl) -> Certificate | Text:
             return inquiry.issuer
         problem = own
     for signer in await _candidates(inquiry, crl):
-        if issuer_key(signer) in inquiry.signing:
+        if "cRLSign" not in signer.key_usage:
+            # Of the issuer its silence will do. Of others not: any end entity of the right name could be one.
+            problem = say("no_crl_sign", issuer=signer)
+        elif await signed_by(inquiry, crl, signer) is not None:
+            continue
+        elif issuer_key(signer) in inquiry.signing:
             problem = say("crl_circular")
-        elif await signed_by(inquiry, crl, signer) is None:
-            if await _leads_to_anchor(inquiry, signer):
-                return signer
+        elif await _leads_to_anchor(inquiry, signer):
+            return signer
+        else:
             problem = say("crl_signer", who=signer)
     return problem
 
@@ -89,10 +94,7 @@ async def _leads_to_anchor(inquiry: Inquiry, signer: Certificate) -> bool:
     question = inquiry.question
     left = timedelta(seconds=max(question.deadline - question.monotonic(), 0.0))
     policy = replace(question.policy, budget=left, web_pki=False)
-    try:
-        keys = inquiry.signing | {issuer_key(signer)}
-    except Malformed:
-        return False
+    keys = inquiry.signing | {issuer_key(signer)}
     above = await validate(inquiry.issuer, policy=replace(policy, status="none"), now=question.now, monotonic=question.monotonic)
     if not above.good:
         return False

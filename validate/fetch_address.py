@@ -23,7 +23,8 @@ PLANT: tuple[Network, ...] = tuple(ip_network(text) for text in ("10.0.0.0/8", "
 """The private ranges of RFC 1918 and RFC 4193, where plants live."""
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
-_CARRYING = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))  # NAT64 (RFC 6052), IPv4-compatible (RFC 4291 2.5.5.1)
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
+_GLOBAL = IPv6Network("2000::/3")  # RFC 4291 2.4: what else there is of IPv6 is local, or stands for IPv4 in some way
 _resolving = ThreadPoolExecutor(4, "dns")  # not the loop's own: a resolver that hangs must not hold up the end of the loop
 
 
@@ -33,7 +34,7 @@ class Inward(OSError):
 
 def permitted(address: str, networks: Sequence[Network]) -> bool:
     """Whether an address (text, as resolved) is on the public internet or in one of ``networks``. An IPv4 address inside an IPv6 one
-    (mapped, compatible, 6to4, Teredo, NAT64) has to be permitted itself."""
+    (mapped, 6to4, Teredo, NAT64) has to be permitted itself."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
@@ -45,13 +46,15 @@ def permitted(address: str, networks: Sequence[Network]) -> bool:
             return permitted(str(found.ipv4_mapped), networks)
         if not all(permitted(str(inner), networks) for inner in _carried(found)):
             return False
+        if found not in _GLOBAL:
+            return found in _NAT64
     return found.is_global and not found.is_multicast
 
 
 def _carried(address: IPv6Address) -> list[IPv4Address]:
     carried = [address.sixtofour] if address.sixtofour is not None else []
     carried += address.teredo or ()
-    return [*carried, IPv4Address(int(address) & 0xFFFFFFFF)] if any(address in network for network in _CARRYING) else carried
+    return [*carried, IPv4Address(int(address) & 0xFFFFFFFF)] if address in _NAT64 else carried
 
 
 class CheckedResolver(AbstractResolver):

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
+from pkix import der
 from pkix.certificate import Certificate, parse_certificate
 from pkix.errors import Malformed
-from pkix.extensions import general_name
+from pkix.extensions import general_name, read_general_name
 from validate.text import Text, moment, say
 
 Purpose = Literal["tls-client", "tls-server", "code", "data-signature", "data-encryption", "ocsp-signer", "time-stamp", "any"]
@@ -79,7 +80,8 @@ class Policy:
         max_intermediates: CAs between anchor and end entity at most; self-issued ones do not count.
         max_certificates: presented by a peer at most, duplicates apart; more are refused unread.
         max_signatures, max_steps, max_paths: signatures verified, candidates tried and complete paths judged at most.
-        certificate_policies: dotted OIDs of which one must hold for the whole path; empty: any will do (user-initial-policy-set).
+        certificate_policies: dotted OIDs that are acceptable where a path needs a policy: with ``explicit_policy``, or because a CA
+            demands one; empty: any will do (user-initial-policy-set). Without ``explicit_policy`` a path may do without.
         explicit_policy, inhibit_mapping, inhibit_any: initial indicators of RFC 5280 6.1.1 (e) to (g).
         web_pki: also the rules of the CA/Browser Forum for public TLS servers; for peers out on the internet.
         public_suffixes: names under which anybody may register (``co.uk``); with ``web_pki``, no wildcard stands right below one.
@@ -129,13 +131,18 @@ def _expected(name: str) -> str:
     kind, _, value = name.partition(":")
     if kind == "device":
         fleet, slash, serial = value.partition("/")
-        if not (fleet and slash and serial):
+        if not (fleet and slash and serial) or ":" in fleet:
             raise Malformed(f"{name!r} is no device identity; it is written device:FLEET/SERIAL")
         name = f"uri:urn:ironroot:device:{fleet}:{serial}"
     if kind == "id":
         if not value or not value.isprintable():
             raise Malformed(f"{name!r} is no industrial identifier; it is written id:TEXT")
         return name
+    if kind == "ip":
+        encoded = general_name(name)
+        return read_general_name(encoded, der.read(encoded))  # as certificates have it, however it was written
+    if kind == "dns" and value.count(".") == 3 and value.replace(".", "").isdecimal():
+        raise Malformed(f"{name!r} is an address; write ip:{value}")
     local, at, host = value.rpartition("@")
     if kind == "email" and not local.isascii() and local.isprintable():
         general_name(f"email:x{at}{host}")  # a mailbox in another script, host in A-labels (RFC 9598 3)

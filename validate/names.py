@@ -31,6 +31,8 @@ Canonical = tuple[str, ...]
 _ENCODINGS = {0x0C: "utf-8", 0x13: "ascii", 0x16: "ascii", 0x14: "latin-1", 0x1E: "utf-16-be", 0x1C: "utf-32-be"}
 _EMAIL_ADDRESS = der.oid("1.2.840.113549.1.9.1")[2:]
 _SMTP_UTF8 = der.oid("1.3.6.1.5.5.7.8.9")[2:]
+_UNSEEN = frozenset("\u034f\u180b\u180c\u180d\ufffc") | frozenset(map(chr, range(0xFE00, 0xFE10)))  # and category Cf (RFC 4518 2.2)
+_SHARED = 512
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -45,9 +47,12 @@ class GeneralName(NamedTuple):
         return self.value.decode("utf-8", "replace")
 
 
-@lru_cache(maxsize=4096)
 def canonical(name: bytes) -> Canonical:
     """The comparable form of a Name's DER. Raises Malformed."""
+    return _shared_canonical(name) if len(name) <= _SHARED else _canonical(name)
+
+
+def _canonical(name: bytes) -> Canonical:
     rdns = []
     for rdn in der.children(name, der.prescan(name)):
         pairs = []
@@ -59,6 +64,10 @@ def canonical(name: bytes) -> Canonical:
     return tuple(rdns)
 
 
+_shared_canonical = lru_cache(maxsize=4096)(_canonical)
+"""Most names come again; long ones are not kept: strangers write them."""
+
+
 def _attribute(name: bytes, attribute: der.Tlv) -> list[der.Tlv]:
     parts = der.children(name, attribute)
     if len(parts) != 2:
@@ -67,15 +76,18 @@ def _attribute(name: bytes, attribute: der.Tlv) -> list[der.Tlv]:
 
 
 def _prepared(tag: int, value: bytes) -> str:
-    # LDAP StringPrep as far as RFC 5280 7.1 leans on it: normal form, case, runs of spaces. What is no text is compared as octets.
+    # LDAP StringPrep (RFC 4518) as far as RFC 5280 7.1 leans on it: what is not seen does not count, normal form, case, runs of spaces.
+    # What is no text is compared as octets; no text begins with U+0000.
     encoding = _ENCODINGS.get(tag)
     if encoding is None:
-        return f"#{tag:02x}{value.hex()}"
+        return f"\0{tag:02x}{value.hex()}"
     try:
         text = value.decode(encoding)
     except UnicodeDecodeError:
-        return f"#{tag:02x}{value.hex()}"
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        return f"\0{tag:02x}{value.hex()}"
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", "".join([c for c in text if not (unicodedata.category(c) == "Cf" or c in _UNSEEN)]))
+    return " ".join(text.casefold().split())
 
 
 def subject(certificate: Certificate) -> Canonical:
@@ -98,11 +110,10 @@ def general_names(value: bytes) -> tuple[GeneralName, ...]:
     """The GeneralNames of a SubjectAltName value that ``pkix`` has read before. Raises Malformed."""
     found = []
     for item in der.children(value, der.prescan(value)):
+        found.append(GeneralName(item.tag, value[item.body : item.end]))
         other = read_other_name(value[item.start : item.end]) if item.tag == 0xA0 else None
         if other is not None and other[0] == _SMTP_UTF8:
             found.append(GeneralName(EMAIL, other[1].encode()))  # RFC 9598 6: constraints on mail addresses bind these too
-        else:
-            found.append(GeneralName(item.tag, value[item.body : item.end]))
     return tuple(found)
 
 
@@ -131,7 +142,7 @@ def all_names(certificate: Certificate) -> tuple[GeneralName, ...]:
         for attribute in der.children(name, rdn):
             kind, value = _attribute(name, attribute)
             if name[kind.body : kind.end] == _EMAIL_ADDRESS:
-                found.append(GeneralName(EMAIL, name[value.body : value.end]))
+                found.append(GeneralName(EMAIL, der.decode_string(name, value, "a mail address").encode()))
     return own + tuple(found)
 
 

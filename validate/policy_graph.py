@@ -76,7 +76,7 @@ def acceptable(path: Sequence[Certificate], asked: Initial) -> bool:
     if len(path) > 1:
         state.constrain(path[-1])
     graph: list[_Level] = [{ANY_POLICY: _Node({ANY_POLICY}, set())}]
-    for certificate in reversed(path[:-1]):
+    for certificate in reversed(path[:-1] or path):
         last = certificate is path[0]
         inner = self_issued(certificate) and not last
         extension = certificate.extensions.get(extensions.CERTIFICATE_POLICIES)

@@ -144,6 +144,8 @@ def judge_authorities(authorities: tuple[Certificate, ...], case: Case) -> Upper
         checks = own + checks
     asked, left, problem = _policies_above(authorities, case)
     anchored = case.anchor.certificate
+    if not authorities and case.anchor.name_constraints is not None:
+        problem = [*_limits_of(anchored, 0, case.anchor.name_constraints, limits), *problem]
     return Upper(
         path=authorities,
         checks=(*checks, *problem),
@@ -270,11 +272,18 @@ def _within(
 
 
 def _purpose_below(certificate: Certificate, index: int, anchored: Case | None, purpose: Purpose) -> Check:
-    if anchored is not None and anchored.anchor.purposes and purpose not in anchored.anchor.purposes:
-        return _judged("purpose", index, say("anchor_purpose", who=certificate, purpose=say(f"for_{purpose}")), "")
+    untrusted = None if anchored is None else _untrusted(anchored.anchor, purpose)
+    if untrusted is not None:
+        return _judged("purpose", index, untrusted, "")
     if purpose == "any":
         return _skipped("purpose", index, "any_purpose")
     return _judged("purpose", index, why_not_below(certificate, purpose), f"may_{purpose}")
+
+
+def _untrusted(anchor: Anchor, purpose: Purpose) -> Text | None:
+    if not anchor.purposes or purpose in anchor.purposes:
+        return None
+    return say("anchor_purpose", who=anchor.certificate, purpose=say(f"for_{purpose}"))
 
 
 def _policies_above(authorities: tuple[Certificate, ...], case: Case) -> tuple[Initial | None, int, list[Check]]:
@@ -290,7 +299,7 @@ def _policies_above(authorities: tuple[Certificate, ...], case: Case) -> tuple[I
 
 def judge(certificate: Certificate, upper: Upper, expected: Expected, now: datetime) -> tuple[Check, ...]:
     """All rules on the end entity, and the checks of the CAs above it at this moment (whole seconds)."""
-    policy, purpose = upper.case.policy, upper.case.purpose
+    policy = upper.case.policy
     return (
         upper.signed,
         _key(certificate, 0, set(upper.families), policy),
@@ -299,7 +308,7 @@ def judge(certificate: Certificate, upper: Upper, expected: Expected, now: datet
         _judged("critical-extensions", 0, unknown_critical(certificate), "extensions_ok"),
         _within(certificate, 0, upper.limits, upper.comparisons)[0],
         _policies(certificate, upper),
-        _purpose(certificate, purpose),
+        _purpose(certificate, upper),
         _expected_names(certificate, expected),
         *([_judged("web-pki", 0, web_pki.subscriber(certificate, policy.public_suffixes), "web_ok")] if policy.web_pki else ()),
         *authorities_at(upper, now),
@@ -329,7 +338,12 @@ def _policies(certificate: Certificate, upper: Upper) -> Check:
     return _judged("certificate-policies", None, None if good else say("policy_missing"), "policies_ok")
 
 
-def _purpose(certificate: Certificate, purpose: Purpose) -> Check:
+def _purpose(certificate: Certificate, upper: Upper) -> Check:
+    purpose = upper.case.purpose
+    # An anchor that is itself the peer is good only for what it is trusted for.
+    untrusted = None if upper.path else _untrusted(upper.case.anchor, purpose)
+    if untrusted is not None:
+        return _judged("purpose", 0, untrusted, "")
     if purpose == "any":
         return _skipped("purpose", 0, "any_purpose")
     fault = why_not(certificate, purpose)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -33,6 +34,7 @@ NO_REVOCATION_AVAILABLE = "2.5.29.56"
 
 _GRAVITY = ("revoked", "held", "unknown", "good")
 _MAX_NOTES = 8
+_OCSP_SIGNER = (extensions.EXTENDED_KEY_USAGES["OCSPSigning"],)
 
 
 class Revocation:
@@ -92,7 +94,7 @@ class Revocation:
         if not question.staples and not question.crls:
             # The hot path: the same certificate again.
             kept = self.store.answers.get((certificate.sha256, key))
-            if kept is not None and self._fresh(kept, key, question, online):
+            if kept is not None and not self._overtaken(kept) and self._fresh(kept, key, question, online):
                 return self.store.overlay(kept.basis, key, certificate.serial)
         inquiry = self._inquiry(certificate, issuer, question, signing, waits=False)
         try:
@@ -146,14 +148,18 @@ class Revocation:
         if basis.this_update is None or basis.until is None:
             return False
         if basis.standing == "revoked":
-            return basis.this_update <= question.now + question.policy.skew
-        if online and (kept.fresh_until < question.now or (kept.lists is not None and kept.lists != self.store.lists)):
+            return True  # for ever, also if the clock has gone back meanwhile
+        if (online and kept.fresh_until < question.now) or kept.under not in (None, question.policy):
             return False
         if question.nonce is not None and basis.source == "ocsp":
             return False
         if kept.signer is not None and self.store.pushed(key, kept.signer) is not None:
             return False
         return outdated(basis.this_update, basis.until, question) is None
+
+    def _overtaken(self, kept: Kept) -> bool:
+        """Whether lists came in since, which may say more."""
+        return kept.lists != self.store.lists and kept.basis.standing != "revoked"
 
     # --- what is known, and what is asked ---------------------------------------------------------------------------
 
@@ -168,15 +174,28 @@ class Revocation:
         found = [await self._by_staple(inquiry, at) for at in range(len(question.staples))]
         if question.crls:
             found.append(await by_crl(inquiry, last=True, handed_in_only=True))
-        kept = self.store.answers.get(inquiry.link)
-        if kept is not None and self._fresh(kept, inquiry.key, question, inquiry.fetch is not None):
-            found.append(kept.basis)
+        found.append(await self._kept(inquiry))
         usable = [basis for basis in found if basis is not None]
         newest = sorted(usable, key=lambda basis: basis.this_update or question.now, reverse=True)
         basis = min(newest, key=lambda basis: _GRAVITY.index(basis.standing), default=None)
         if basis is not None and basis.standing == "revoked":
             self.store.keep_answer(inquiry.link, Kept(basis, question.now))
         return basis
+
+    async def _kept(self, inquiry: Inquiry) -> Basis | None:
+        """The answer that is kept, unless a list that came in since says worse; one worked out from lists is then worked out again."""
+        kept, lists = self.store.answers.get(inquiry.link), self.store.lists
+        if kept is None or not self._fresh(kept, inquiry.key, inquiry.question, inquiry.fetch is not None):
+            return None
+        if not self._overtaken(kept):
+            return kept.basis
+        if kept.basis.source != "ocsp":
+            return None
+        listed = await by_crl(replace(inquiry, fetch=None, notes=[]), last=True)
+        if listed is not None and (listed.standing == "revoked" or (listed.standing == "held" and _newer(listed, kept.basis))):
+            return listed
+        self.store.keep_answer(inquiry.link, replace(kept, lists=lists))
+        return kept.basis
 
     async def _by_staple(self, inquiry: Inquiry, at: int) -> Basis | None:
         response = inquiry.question.answered.get(("staple", at))
@@ -213,7 +232,7 @@ class Revocation:
         if basis is not None and basis.url:
             kept = self.store.crls.get(basis.url)
             fresh_until = inquiry.now if kept is None else kept.fresh_until
-            self.store.keep_answer(inquiry.link, Kept(basis, fresh_until, lists))
+            self.store.keep_answer(inquiry.link, Kept(basis, fresh_until, lists, under=inquiry.under))
         return basis
 
 
@@ -237,10 +256,16 @@ _EXEMPT = Basis("exempt")
 
 
 def exempt(certificate: Certificate) -> bool:
-    """Whether no status is due: an OCSP signer with nocheck (RFC 6960 4.2.2.2.1), an end entity with noRevAvail (RFC 9608 3)."""
-    signer = extensions.EXTENDED_KEY_USAGES["OCSPSigning"] in certificate.extended_key_usage
-    nocheck = signer and extensions.OCSP_NOCHECK in certificate.extensions
-    return not certificate.is_ca and (nocheck or NO_REVOCATION_AVAILABLE in certificate.extensions)
+    """Whether no status is due: of an OCSP signer and nothing else with nocheck (RFC 6960 4.2.2.2.1), of an end entity with noRevAvail
+    that does not say where its status is after all (RFC 9608)."""
+    found = certificate.extensions
+    nocheck = certificate.extended_key_usage == _OCSP_SIGNER and extensions.OCSP_NOCHECK in found
+    unavailable = NO_REVOCATION_AVAILABLE in found and not certificate.ocsp_urls and extensions.CRL_DISTRIBUTION_POINTS not in found
+    return not certificate.is_ca and (nocheck or unavailable)
+
+
+def _newer(one: Basis, other: Basis) -> bool:
+    return one.this_update is not None and other.this_update is not None and one.this_update > other.this_update
 
 
 def _now(work: Coroutine[Any, Any, Basis | None]) -> Basis | None:

@@ -13,7 +13,7 @@ from pkix.errors import IronrootError
 from pkix.ocsp import OcspResponse, build_request, cert_id
 from validate.fetched import Fetch, Fetched
 from validate.model import Basis
-from validate.rules import family_of
+from validate.rules import STRENGTHS, family_of
 from validate.status_inquiry import MAX_URLS, Inquiry, MustWait
 from validate.status_lists import by_crl
 from validate.status_ocsp import ASK_OTHERWISE, Ruling, digests, judge_response, read_response
@@ -60,11 +60,17 @@ async def _flight(inquiry: Inquiry, fetch: Fetch, url: str, responders: Sequence
     if isinstance(basis, Text):
         return inquiry.refuse(url, say("unusable", source=say("the_responder", url=url), why=basis), about)
     signer = None if ruling.signer is None else ruling.signer.serial
-    # A signer of another algorithm family is this policy's choice, and the store may serve others.
-    mixed = ruling.signer is not None and family_of(ruling.signer) != family_of(inquiry.issuer)
-    if basis.until is not None and not mixed:
-        inquiry.store.keep_answer(inquiry.link, Kept(basis, fetched.until(basis.until, inquiry.now), signer=signer))
+    if ruling.signer is not None and _lesser(ruling.signer, inquiry.issuer):
+        inquiry.chosen.append(ruling.signer)
+    if basis.until is not None:
+        fresh_until = fetched.until(basis.until, inquiry.now)
+        inquiry.store.keep_answer(inquiry.link, Kept(basis, fresh_until, inquiry.store.lists, signer, inquiry.under))
     return basis
+
+
+def _lesser(signer: Certificate, issuer: Certificate) -> bool:
+    """Whether a policy that takes the issuer's key may refuse the signer's."""
+    return family_of(signer) != family_of(issuer) or STRENGTHS[signer.key_kind] < STRENGTHS[issuer.key_kind]
 
 
 async def _asked(inquiry: Inquiry, fetch: Fetch, url: str) -> tuple[Fetched, OcspResponse | Text]:

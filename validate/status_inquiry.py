@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pkix.certificate import Certificate
 from validate.fetched import Fetch
-from validate.model import Question, Status
+from validate.model import Policy, Question, Status
 from validate.status_store import Link, StatusStore, issuer_key
 from validate.text import Text, say
 
@@ -39,6 +39,7 @@ class Inquiry:
         nested: finds out about those who sign status, keys of whom may then not speak for themselves.
         signing: SHA-256 of these keys.
         notes: what was tried and was no use.
+        chosen: signers other than the issuer, of keys as good as its own, that this question's policy takes: another might not.
     """
 
     certificate: Certificate
@@ -51,6 +52,7 @@ class Inquiry:
     nested: Callable[[frozenset[bytes]], Status]
     signing: frozenset[bytes] = frozenset()
     notes: list[Text] = field(default_factory=list)
+    chosen: list[Certificate] = field(default_factory=list)
 
     @property
     def now(self) -> datetime:
@@ -63,6 +65,11 @@ class Inquiry:
     @property
     def link(self) -> Link:
         return self.certificate.sha256, issuer_key(self.issuer)
+
+    @property
+    def under(self) -> Policy | None:
+        """The policy for which alone the answer counts; None: for any."""
+        return self.question.policy if self.chosen else None
 
     def about(self, certificate: Certificate) -> Inquiry:
         """The same about another certificate of the same issuer: whoever signs for it."""

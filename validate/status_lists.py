@@ -89,6 +89,8 @@ async def _taken(inquiry: Inquiry, tally: Tally, point: Point, listed: Listed, d
     signer = await authorised(inquiry, crl)
     if isinstance(signer, Text):
         return signer
+    if signer is not inquiry.issuer:
+        inquiry.chosen.append(signer)
     delta = await _delta(inquiry, crl, signer, deltas)
     return tally.take(point, crl, *((None, origin) if delta is None else delta))
 

@@ -15,12 +15,13 @@ from typing import Literal, NamedTuple
 
 from pkix.algorithms import signature_algorithm
 from pkix.certificate import Certificate
-from pkix.errors import Malformed
+from pkix.errors import Malformed, Unavailable
 from pkix.name import Name
 from pkix.ocsp import MALFORMED_REQUEST, SUCCESSFUL, TRY_LATER, UNAUTHORIZED, OcspResponse, Single, cert_id, parse_response
 from pkix.ocsp_signer import authorized_signer
-from validate.model import Basis, Question, Standing
-from validate.rules import family_of
+from validate.model import Basis, Policy, Question, Standing
+from validate.profile import unknown_critical
+from validate.rules import STRENGTHS, family_of
 from validate.text import Text, say
 
 REASONS = {
@@ -91,14 +92,16 @@ def judge_response(
         return Ruling(say("not_about_it"))
     try:
         signer = _signer(response, issuer, question.now, responders)
-    except Malformed as error:
+    except (Malformed, Unavailable) as error:
         return Ruling(say("unusable_detail", why=error))
     own = signer.public_key == issuer.public_key
-    if not own and family_of(signer) != family_of(issuer) and not question.policy.mixed_families:
-        return Ruling(say("mixed_families", families=f"{family_of(issuer)}, {family_of(signer)}"))
+    unfit = None if own else _unfit(signer, issuer, question.policy)
+    if unfit is not None:
+        return Ruling(unfit)
     if source == "ocsp" and question.nonce is not None and response.nonce != question.nonce:
         return Ruling(say("wrong_nonce"))
-    until = single.next_update or single.this_update + _WITHOUT_NEXT_UPDATE
+    # One from the future is refused below, and may be too near the end of time to add anything to it.
+    until = single.next_update or min(single.this_update, question.now + question.policy.skew) + _WITHOUT_NEXT_UPDATE
     problem = outdated(single.this_update, until, question)
     if problem is None and response.produced_at > question.now + question.policy.skew:
         problem = say("from_future", at=response.produced_at)
@@ -140,6 +143,18 @@ def _signer(response: OcspResponse, issuer: Certificate, now: datetime, responde
     signer = local[0] if local else authorized_signer(response.responder, response.certificates, issuer, now)
     signer.public_key.verify(response.signature, response.tbs, signature_algorithm(response.algorithm))
     return signer
+
+
+def _unfit(signer: Certificate, issuer: Certificate, policy: Policy) -> Text | None:
+    """Why the policy does not take the word of a signer other than the issuer, or None: as it would be for a certificate of the path."""
+    family, strength = family_of(signer), STRENGTHS[signer.key_kind]
+    if family != family_of(issuer) and not policy.mixed_families:
+        return say("mixed_families", families=f"{family_of(issuer)}, {family}")
+    if family not in policy.families:
+        return say("family_not_taken", who=signer, family=family)
+    if strength < policy.minimum_strength:
+        return say("too_weak", who=signer, strength=strength, minimum=policy.minimum_strength)
+    return unknown_critical(signer)
 
 
 def _names(response: OcspResponse, certificate: Certificate) -> bool:

@@ -21,7 +21,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from pkix.certificate import Certificate
 from validate.crl_load import LoadedCrl
-from validate.model import Basis
+from validate.model import Basis, Policy
 from validate.text import Text
 
 K = TypeVar("K")
@@ -96,14 +96,15 @@ class Bounded(Generic[K, V]):
 class Kept:
     """An answer, and until when it is used without looking again: its own ``until``, or less if HTTP says so.
 
-    ``lists`` is ``StatusStore.lists`` when it was worked out from CRLs: another one may say more; None for OCSP. ``signer`` is the serial
-    number of a delegated OCSP signer.
+    ``lists`` is ``StatusStore.lists`` when it was worked out: CRLs that come later may say more. ``signer`` is the serial number of a
+    delegated OCSP signer. ``under`` is the policy for which alone it counts, if it took a signer that another policy might not.
     """
 
     basis: Basis
     fresh_until: datetime
-    lists: int | None = None
+    lists: int = -1
     signer: int | None = None
+    under: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,9 @@ class StatusStore:
                 if final or (reason in (HOLD, RELEASE) and at <= known.at):
                     return False
             for _, lost in self._pushed.put(key, Pushed(issuer_key, serial, at, reason, now)):
-                self._forgotten[lost.issuer_key] = max(lost.at, self._forgotten.get(lost.issuer_key, lost.at))
+                # What was said before it was pushed here may not know of it, whenever it is said to have taken effect.
+                latest = max(lost.at, lost.received)
+                self._forgotten[lost.issuer_key] = max(latest, self._forgotten.get(lost.issuer_key, latest))
             self.changes += 1
         return True
 

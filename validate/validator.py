@@ -166,7 +166,7 @@ def _reasoning(
                 message = _praise(path, basis) if fault is None else _complaint(fault.detail)
                 result = Result(fault is None, path, checks, basis, message, question.now, budget.signatures, budget.steps)
                 if fault is None:
-                    _keep(key, result, upper, presented, memory)
+                    _keep(key, given, result, upper, presented, memory)
                     return result
                 if closest is None or _failures(result) < _failures(closest):
                     closest = result
@@ -274,11 +274,16 @@ def _status_check(index: int, certificate: Certificate, basis: Basis, policy: Po
 # --- again ------------------------------------------------------------------------------------------------------
 
 
-def _keep(key: object, result: Result, upper: Upper, presented: list[Certificate], memory: Memory) -> None:
+_MAX_OCTETS = 32768
+"""Of everything that was presented, up to which a verdict on it is kept: peers that are good may still present a lot of rubbish."""
+
+
+def _keep(key: object, given: tuple[Given, ...], result: Result, upper: Upper, presented: list[Certificate], memory: Memory) -> None:
     for certificate in presented:
         if certificate in result.path:
             memory.keep_issuer(certificate)
-    if memory.seen_before(key):
+    octets = sum([len(one) if isinstance(one, bytes) else len(one.der) for one in given])
+    if octets <= _MAX_OCTETS and memory.seen_before(key):
         leaf = result.path[0]
         window = max(upper.not_before, leaf.not_before), min(upper.not_after, leaf.not_after)
         memory.verdicts.put(key, Verdict(result, *window))

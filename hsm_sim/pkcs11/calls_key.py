@@ -43,9 +43,7 @@ def wrap_key(application: Application, handle: int, asked: Asked, wrapping: int,
     if wrapper.key is None or obj.key is None:
         raise Rejected(Code.KEY_HANDLE_INVALID, "this object is no key")
     application.check(CKF_WRAP, asked, wrapper)
-    if room < (length := wrapped_length(wrapper.key, asked[0], obj.key)):  # LENGTH_ONLY is less than any
-        if not obj.extractable:
-            raise Rejected(Code.KEY_UNEXTRACTABLE, f"the key {obj.label} is not extractable")
+    if obj.extractable and room < (length := wrapped_length(wrapper.key, asked[0], obj.key)):  # LENGTH_ONLY is less than any
         return (length,)
     return _wrapped(session, asked, wrapper, obj)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,7 @@ from pkix.errors import Malformed
 
 MAX_CONNECTIONS = 256
 OVERHEAD = 1024  # octets of a message besides the data that it carries
+TURN = 0.005  # seconds that the calls of one connection may take before others have theirs
 MAX_OPEN = 64  # calls of one connection that wait; then it is not read until half are answered
 
 Handler = Callable[..., Any]
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         self._door = door
         self._application = Application(door.device, next(door.numbers), door.handles)
         self._framer = Framer(door.device.personality.frame + OVERHEAD)
+        self._frames: Iterator[tuple[int, bytes | None]] = iter(())
         self._transport: asyncio.Transport | None = None
         self._greeted = self._blocked = self._unread = False
         self._open = 0
@@ -105,9 +107,20 @@ class Connection(asyncio.Protocol):
             self._greeted = True
             self._write(bytes((min(data[0], VERSION),)))
             data = data[1:]
+        self._frames = itertools.chain(self._frames, self._framer.feed(data))
+        self._serve()
+
+    def _serve(self) -> None:
+        """Takes up what has come, until the client has to catch up (small questions may have large answers), or it is others' turn."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + TURN
         try:
-            for number, body in self._framer.feed(data):
-                self._begin(number, body)
+            while not self._unread and (came := next(self._frames, None)) is not None:
+                self._begin(*came)
+                if loop.time() > until and not self._unread and self._transport is not None and not self._transport.is_closing():
+                    self._unread = True
+                    self._transport.pause_reading()
+                    loop.call_soon(self._flow)
         except Malformed:
             self._drop()
 
@@ -128,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._flow()
 
     def _flow(self) -> None:
-        """Who does not take its answers, or has too much open, is not read."""
+        """Who does not take its answers, or has too much open, is not read, and what has come of him waits."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -137,7 +150,9 @@ class Connection(asyncio.Protocol):
             transport.pause_reading()
         elif self._unread and not self._blocked and self._open <= MAX_OPEN // 2:
             self._unread = False
-            transport.resume_reading()
+            self._serve()
+            if not self._unread:
+                transport.resume_reading()
 
     # Calls
 
@@ -156,7 +171,7 @@ class Connection(asyncio.Protocol):
                 raise Rejected(Code.CRYPTOKI_NOT_INITIALIZED, "C_Initialize comes first")
             result = handler(self._application, *arguments)
         except Rejected as error:
-            self._write(frame(number, refusal(error.code.ckr)))
+            self._write(frame(number, refusal(self._application.ckr(error))))
             return
         if isinstance(result, tuple):
             self._write(frame(number, encode(call, result)))
@@ -174,7 +189,7 @@ class Connection(asyncio.Protocol):
         try:
             body = encode(call, await work)
         except Rejected as error:
-            body = refusal(error.code.ckr)
+            body = refusal(self._application.ckr(error))
         except OSError as error:
             body = refusal(Rejected(Code.STORAGE, os.strerror(error.errno or 0)).code.ckr)
         except SessionLost:

@@ -183,6 +183,11 @@ class Application:
             for obj in [obj for obj in self._handles if obj.private and obj.partition == partition.name]:
                 self.forget(obj)
 
+    def ckr(self, error: Rejected) -> int:
+        """The number to answer with. To the security officer, who may do nothing with keys, PKCS#11 says that the user is not logged in."""
+        so = any(role is Role.SO for role, _ in self._logins.values())
+        return (Code.USER_NOT_LOGGED_IN if so and error.code is Code.PERMISSION_DENIED else error.code).ckr
+
     # --- objects
 
     def handle(self, obj: Object) -> int:

@@ -92,14 +92,26 @@ class Call:
     async def private(self, use: str) -> tuple[Object, Key]:
         """The private key of the index for ``use`` ("sign" or "enc"), whose password this connection gave.
 
-        Raises Rejected: USER_NOT_LOGGED_IN (it did not), KEY_NOT_FOUND, LOG_FULL.
+        Raises Rejected: USER_NOT_LOGGED_IN (it did not), KEY_NOT_FOUND, KEY_FUNCTION_NOT_PERMITTED, and as ``take``.
         """
         found = self.key(f"sdf.{self.index}.{use}")
+        if found[0].attributes.get(cka.CKA_SIGN if use == "sign" else cka.CKA_DECRYPT) is not True:
+            raise Rejected(Code.KEY_FUNCTION_NOT_PERMITTED, f"the attributes of {found[0].label} do not permit this")
         if self.index not in self.session.rights:
             raise Rejected(Code.USER_NOT_LOGGED_IN, f"get the access right to key index {self.index} with its password first")
-        self.device.audit.permit()
-        await self.device.before("sign" if use == "sign" else "decrypt", found[0].label, self.caller)
+        await self.take(found[0], "sign" if use == "sign" else "decrypt")
         return found
+
+    async def take(self, obj: Object, op: str) -> None:
+        """One use of a key of ours, within its limits. A key of another make that was only given our label is none.
+
+        Raises Rejected: MECHANISM_INVALID, and as ``Partition.in_force`` and ``Partition.reserve``.
+        """
+        if obj.attributes.get(cka.CKA_ALLOWED_MECHANISMS) != (CKM_SDF,):
+            raise Rejected(Code.MECHANISM_INVALID, f"{obj.label} was not made for SDF")
+        self.partition.in_force(obj)
+        await self.device.before(op, obj.label, self.caller)
+        await self.partition.reserve(obj)
 
     def public(self) -> sm2.Key:
         """The key of the argument ``point``, 04 ‖ X ‖ Y. Raises Rejected: BAD_REQUEST, DATA_INVALID."""

@@ -95,8 +95,7 @@ async def import_under_kek(call: Call) -> dict[str, Any]:
 
 async def _kek(call: Call) -> tuple[Object, Key]:
     found = call.key(f"sdf.kek.{call.index}", cka.CKO_SECRET_KEY)
-    call.device.audit.permit()
-    await call.device.before("encrypt", found[0].label, call.caller)
+    await call.take(found[0], "encrypt")
     return found
 
 

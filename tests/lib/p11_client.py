@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -185,8 +185,8 @@ class P11:
         self.new = new
         self._number = 0x10
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(path))  # before the timeout is set: a full queue is waited for, not an error
         self.socket.settimeout(60)
-        self.socket.connect(str(path))
         self.socket.sendall(bytes((version,)))
         self.version = self._read(1)[0]
         if initialise:
@@ -266,3 +266,9 @@ class P11:
 
     def close(self) -> None:
         self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -440,7 +440,8 @@ def independently_verified(csr: Csr) -> bool:
     info, _, bits = der.children(csr.der, der.read(csr.der))
     message, signature = csr.der[info.start : info.end], csr.der[bits.body + 1 : bits.end]
     if csr.public_key.kind is KeyKind.SM2:
-        theirs = gmssl.sm2.CryptSM2(private_key="", public_key=csr.public_key.key_bits[1:].hex())
+        theirs = gmssl.sm2.CryptSM2(private_key="", public_key="")
+        theirs.public_key = csr.public_key.key_bits[1:].hex()  # set here: its constructor strips a leading 04
         e = sm2.digest(csr.public_key.key_bits, message, b"" if csr.signature_id == "empty" else sm2.DEFAULT_ID)
         values = [int.from_bytes(signature[part.body : part.end]) for part in der.children(signature, der.read(signature))]
         return bool(theirs.verify("".join(f"{value:064x}" for value in values), e))

@@ -75,9 +75,11 @@ def test_negative_numbers_do_not_revoke_positive_ones(pki):
     assert len(index.entries) == 1
 
 
-def test_of_a_number_that_is_listed_twice_the_earliest_entry_counts(pki):
-    index = index_crl(listing(pki, [CrlEntry(9, WHEN, 1), CrlEntry(9, WHEN - timedelta(days=1), 4)]))
-    assert index.entries.find(9) == CrlEntry(9, WHEN - timedelta(days=1), 4)
+@pytest.mark.parametrize("other", [CrlEntry(9, WHEN - timedelta(days=1), 6), CrlEntry(9, WHEN - timedelta(days=1), 8), CrlEntry(9, WHEN, 4)])
+def test_of_a_number_that_is_listed_twice_what_revokes_for_good_counts(pki, other):
+    whole = CrlEntry(9, WHEN - timedelta(days=2 * (other.reason == 4)), 4)
+    for entries in ([whole, other], [other, whole]):
+        assert index_crl(listing(pki, entries)).entries.find(9) == whole
 
 
 @pytest.mark.parametrize(
