@@ -58,8 +58,9 @@ async def by_crl(inquiry: Inquiry, *, last: bool, handed_in_only: bool = False) 
 
 
 async def _from_handed(inquiry: Inquiry, tally: Tally, point: Point, handed: Sequence[LoadedCrl], deltas: Sequence[LoadedCrl]) -> None:
-    """Lists that were handed in: those that revoke first, then the newest."""
-    for crl in sorted(handed, key=lambda crl: (not tally.revokes(crl), -crl.this_update.timestamp())):
+    """Lists that were handed in: those that revoke first, then those of the issuer's own key, then the newest."""
+    own = inquiry.issuer.ski
+    for crl in sorted(handed, key=lambda crl: (not tally.revokes(crl), crl.index.aki != own, -crl.this_update.timestamp())):
         if tally.covers(point):
             return
         problem = await _taken(inquiry, tally, point, (crl, Origin()), deltas)

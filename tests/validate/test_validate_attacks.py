@@ -307,7 +307,7 @@ class Responder:
     def __init__(self, responses) -> None:
         self.responses, self.asked = responses, 0
 
-    async def fetch(self, url, body=b"", content_type=""):
+    async def fetch(self, url, body=b"", content_type=""):  # noqa: ARG002
         self.asked += 1
         return Fetched(next(response for about, response in self.responses if der.integer(about.certificate.serial) in body))
 
