@@ -132,6 +132,7 @@ def _reaches(name: GeneralName, base: GeneralName) -> bool:
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?([A-Za-z0-9.-]+)(?::[0-9]*)?(?:[/?#].*)?")
 
 
+@lru_cache(maxsize=64)
 def _host(name: GeneralName) -> str:
     """The host of a URI or of a mail address; nothing if there is none."""
     if name.kind == EMAIL:

@@ -94,6 +94,8 @@ def request(
 ) -> None:
     from ironroot.cli.hsm.spare import m_of_n
 
+    if operation is Operation.RECOVER:
+        raise typer.BadParameter(_("Approvals to recover a key are asked for by the program that brings it in (docs/hsm-trust.md)."))
     asked: dict[str, Any] = {"for": operation.value, "requester": requester, **({"key": key} if key else {})}
     if operation is Operation.EXPORT:
         asked |= {"wrapping": wrapping, "mechanism": mechanism}
