@@ -277,6 +277,16 @@ def test_a_ca_of_the_right_name_with_a_key_that_nobody_reads(pki):
     assert handed(plant, crls=[plant.root.crl(), forged], intermediates=(other.certificate,)).code == "no_status"
 
 
+def test_of_two_lists_of_one_name_that_of_the_issuers_own_key_counts(pki):
+    plant = pki.plant()
+    name_ = plant.root.certificate.subject
+    later = pki.issue(plant.root, "root, next key", ca=True, subject=name_)
+    leaf = pki.issue(later, "below the next key")
+    held = later.crl(CrlEntry(leaf.certificate.serial, pki.NOW - HOUR, 6), this_update=pki.NOW - HOUR)
+    for crls in ([plant.root.crl(), held], [held, plant.root.crl()]):
+        assert handed(plant, leaf, chain=[later], crls=crls).code == "on_hold"
+
+
 # --- what is kept --------------------------------------------------------------------------------------------------
 
 

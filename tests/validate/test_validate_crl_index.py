@@ -79,9 +79,9 @@ def test_negative_numbers_do_not_revoke_positive_ones(pki):
     "other", [CrlEntry(9, WHEN - timedelta(days=1), 6), CrlEntry(9, WHEN - timedelta(days=1), 8), CrlEntry(9, WHEN, 4)]
 )
 def test_of_a_number_that_is_listed_twice_what_revokes_for_good_counts(pki, other):
-    whole = CrlEntry(9, WHEN - timedelta(days=2 * (other.reason == 4)), 4)
-    for entries in ([whole, other], [other, whole]):
-        assert index_crl(listing(pki, entries)).entries.find(9) == whole
+    first = CrlEntry(9, WHEN - timedelta(hours=1), 4)
+    for entries in ([first, other], [other, first]):
+        assert index_crl(listing(pki, entries)).entries.find(9) == first
 
 
 @pytest.mark.parametrize(
