@@ -43,7 +43,11 @@ class Load(NamedTuple):
         return f"{self.purpose}.batch{self.batch}" + (f".{self.flight}_in_flight" if self.flight > 1 else "")
 
 
-LOADS = (Load(1, 1), Load(1, 64), Load(8, 2), Load(64, 1), Load(64, 2), Load(1, 1, "ocsp"), Load(64, 2, "ocsp"))
+LOADS = (
+    *(Load(1, 1), Load(1, 64), Load(8, 2), Load(8, 8)),
+    *(Load(64, 1), Load(64, 2), Load(64, 4)),
+    *(Load(1, 1, "ocsp"), Load(64, 2, "ocsp")),
+)
 
 
 def measure(home: Path, seconds: float, rounds: int) -> dict[str, object]:

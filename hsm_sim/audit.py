@@ -385,7 +385,10 @@ def _what(inputs: Sequence[bytes], result: str) -> str:
     """The members that say over what, and how it ended."""
     if not inputs:
         return f',"result":{_text(result)}'
-    listed = '","'.join([data.hex() if len(data) <= 64 else f"sha256:{sha256(data).hexdigest()}" for data in inputs])
+    if max(map(len, inputs)) > 64:
+        listed = '","'.join(data.hex() if len(data) <= 64 else f"sha256:{sha256(data).hexdigest()}" for data in inputs)
+    else:
+        listed = '","'.join(map(bytes.hex, inputs))
     return f',"count":{len(inputs)},"inputs":["{listed}"],"result":{_text(result)}'
 
 

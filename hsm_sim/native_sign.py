@@ -75,6 +75,8 @@ def sign_many(caller: Caller, device: Device, request: Request, answer: Answer, 
 
 
 def _lean(outcomes: Sequence[Outcome]) -> list[Any]:
+    if set(map(type, outcomes)) == {bytes}:
+        return list(outcomes)
     return [failure(outcome) if isinstance(outcome, Rejected) else outcome for outcome in outcomes]
 
 
@@ -136,8 +138,7 @@ def _order(caller: Caller, device: Device, obj: Object, purpose: str, inputs: li
     sign = signer(obj.key, way.mechanism, der=True)
     if way is _RSA:
         sign = _over_digest(sign)
-    right = [data for data in inputs if type(data) is bytes and len(data) == way.length]
-    if len(right) < len(inputs):
+    if set(map(type, inputs)) != {bytes} or set(map(len, inputs)) != {way.length}:
         sign = _looking(sign, obj.kind, way.length)
     device.signing.submit(Order(caller, obj.label, TABLE[way.mechanism].name, purpose, sign, inputs, done, fast=way.fast))
 

@@ -4,8 +4,9 @@
          └─> slow lane (threads, keys that take longer) ───────────┴─> audit: a line per key and purpose, one sync for all ─> answer
                                                                    └─> OCSP: summed up ─> answer; logged within a second
 
-Nothing waits for a batch to fill: whatever was signed while the previous sync ran shares the next one. So one caller alone has the latency
-of one sync, and many callers share it.
+Whatever was signed while the previous sync ran shares the next one. What the fast lane has signed goes to the log when it is half of what
+is there, so that a sync and the signatures of the other half run side by side. Nothing waits for what has not been asked for: one caller
+alone has the latency of one sync, and many callers share it.
 
 Here nothing is permitted or refused but for the disk: roles, attributes, limits and the laboratory are the partition's, which comes first.
 """
@@ -23,7 +24,8 @@ from hsm_sim.errors import Rejected
 from hsm_sim.roles import Caller
 from hsm_sim.summary import SUMMARISED
 
-FAST_TURN = 32  # fast signatures in one turn of the loop (about half a millisecond), so that answers leave and others are read in between
+FAST_TURN = 64  # fast signatures in one turn of the loop (about a millisecond), so that answers leave and others are read in between
+GATHER = 128  # fast signatures that go to the log in any case, however many are waiting
 SLOW_CHUNK = 8  # slow signatures per hand-over to a thread
 
 Outcome = bytes | Rejected
@@ -69,6 +71,8 @@ class Signing:
         self._audit = audit
         self._fast: deque[Order] = deque()
         self._turn_due = False
+        self._waiting = 0  # inputs in the fast lane
+        self._gathered: list[Order] = []  # signed there and not in the log yet
         self._threads = ThreadPoolExecutor(len(sched_getaffinity(0)), "sign")
 
     def submit(self, order: Order) -> None:
@@ -79,6 +83,7 @@ class Signing:
                 self._hand_over(order, start)
             return
         self._fast.append(order)
+        self._waiting += len(order.inputs)
         if not self._turn_due:
             self._turn_due = True
             self._loop.call_soon(self._take_turn)
@@ -107,12 +112,21 @@ class Signing:
             order.outcomes += outcomes
             order.taken += len(outcomes)
             room -= len(outcomes)
-            if order.taken == len(order.inputs):
-                self._fast.popleft()
+            if order.taken < len(order.inputs):
+                break
+            self._fast.popleft()
+            if order.purpose == SUMMARISED:
                 self._made(order)
+            else:
+                self._gathered.append(order)
         self._turn_due = bool(self._fast)
         if self._turn_due:
             self._loop.call_soon(self._take_turn)
+        self._waiting -= FAST_TURN - room
+        if sum(len(order.inputs) for order in self._gathered) >= min(self._waiting, GATHER):
+            gathered, self._gathered = self._gathered, []
+            for order in gathered:
+                self._made(order)
 
     def _made(self, order: Order) -> None:
         """All its signatures are made; now the log has to have them."""
