@@ -45,7 +45,7 @@ class Load(NamedTuple):
 
 LOADS = (
     *(Load(1, 1), Load(1, 64), Load(8, 2), Load(8, 8)),
-    *(Load(64, 1), Load(64, 2), Load(64, 4)),
+    *(Load(64, 1), Load(64, 2), Load(64, 4), Load(64, 8)),
     *(Load(1, 1, "ocsp"), Load(64, 2, "ocsp")),
 )
 
