@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from pkix import der, extensions, pem
@@ -30,9 +30,13 @@ MAX_SIZE = 65536
 _VERSION_3 = der.context(0, der.integer(2))
 _KEY_IDENTIFIER_FRAME = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
 """SubjectKeyIdentifier up to its 20 octets: SEQUENCE { 2.5.29.14, OCTET STRING { OCTET STRING } }."""
+_ISSUER_KEY_IDENTIFIER_FRAME = b"\x30\x1f\x06\x03\x55\x1d\x23\x04\x18\x30\x16\x80\x14"
+"""The same of AuthorityKeyIdentifier: SEQUENCE { 2.5.29.35, OCTET STRING { SEQUENCE { [0] } } }."""
+
+_NOTHING: frozenset[str] = frozenset()
 
 _load_public_key = lru_cache(maxsize=256)(load_public_key)
-_issuer_name = lru_cache(maxsize=256)(parse_name)
+_name_of_ca = lru_cache(maxsize=256)(parse_name)
 _signature_algorithm = lru_cache(maxsize=64)(signature_algorithm)
 
 
@@ -49,11 +53,8 @@ class Certificate:
         algorithm: DER of the signature AlgorithmIdentifier; the same inside and outside.
         signature: contents of the signature BIT STRING.
         extensions: all of them by dotted OID, in order.
-        ski, aki: key identifiers, None where absent.
-        is_ca, path_length: BasicConstraints; ``is_ca`` is False where absent.
-        key_usage: names; empty where absent. extended_key_usage: dotted OIDs; empty where absent.
-        names: SubjectAltName in canonical text (``pkix.extensions``).
-        ocsp_urls, crl_urls, issuer_urls: where status and issuer are found.
+        critical: which of them are critical.
+        sha256: of the whole: its fingerprint.
     """
 
     der: bytes
@@ -67,16 +68,8 @@ class Certificate:
     algorithm: bytes
     signature: bytes
     extensions: Mapping[str, Extension]
-    ski: bytes | None
-    aki: bytes | None
-    is_ca: bool
-    path_length: int | None
-    key_usage: frozenset[str]
-    extended_key_usage: tuple[str, ...]
-    names: tuple[str, ...]
-    ocsp_urls: tuple[str, ...]
-    crl_urls: tuple[str, ...]
-    issuer_urls: tuple[str, ...]
+    critical: tuple[str, ...]
+    sha256: bytes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Certificate) and self.der == other.der
@@ -102,10 +95,66 @@ class Certificate:
         """What the issuer signed with. Raises Unsupported if we do not verify that (SHA-1, MD5, …)."""
         return _signature_algorithm(self.algorithm)
 
-    @cached_property
-    def sha256(self) -> bytes:
-        """SHA-256 of the whole certificate: its fingerprint."""
-        return hashlib.sha256(self.der).digest()
+    @property
+    def is_ca(self) -> bool:
+        """cA of BasicConstraints; False where absent."""
+        found = self.extensions.get(extensions.BASIC_CONSTRAINTS)
+        return found is not None and found.content[0] is True
+
+    @property
+    def path_length(self) -> int | None:
+        """pathLenConstraint of BasicConstraints."""
+        found = self.extensions.get(extensions.BASIC_CONSTRAINTS)
+        length: int | None = None if found is None else found.content[1]
+        return length
+
+    @property
+    def key_usage(self) -> frozenset[str]:
+        """Names of ``pkix.extensions.KEY_USAGES``; empty where absent."""
+        found = self.extensions.get(extensions.KEY_USAGE)
+        return _NOTHING if found is None else found.content
+
+    @property
+    def extended_key_usage(self) -> tuple[str, ...]:
+        """Dotted OIDs; empty where absent."""
+        found = self.extensions.get(extensions.EXTENDED_KEY_USAGE)
+        return () if found is None else found.content
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """SubjectAltName in canonical text (``pkix.extensions``); empty where absent."""
+        found = self.extensions.get(extensions.SUBJECT_ALT_NAME)
+        return () if found is None else found.content
+
+    @property
+    def ski(self) -> bytes | None:
+        """Identifier of the subject's key."""
+        found = self.extensions.get(extensions.SUBJECT_KEY_IDENTIFIER)
+        return None if found is None else found.content
+
+    @property
+    def aki(self) -> bytes | None:
+        """Identifier of the issuer's key."""
+        found = self.extensions.get(extensions.AUTHORITY_KEY_IDENTIFIER)
+        return None if found is None else found.content
+
+    @property
+    def ocsp_urls(self) -> tuple[str, ...]:
+        """Where OCSP responders are."""
+        found = self.extensions.get(extensions.AUTHORITY_INFO_ACCESS)
+        return () if found is None else found.content[0]
+
+    @property
+    def issuer_urls(self) -> tuple[str, ...]:
+        """Where certificates of the issuer are."""
+        found = self.extensions.get(extensions.AUTHORITY_INFO_ACCESS)
+        return () if found is None else found.content[1]
+
+    @property
+    def crl_urls(self) -> tuple[str, ...]:
+        """Where complete CRLs of the issuer are."""
+        found = self.extensions.get(extensions.CRL_DISTRIBUTION_POINTS)
+        return () if found is None else found.content
 
     @property
     def pem(self) -> str:
@@ -127,51 +176,34 @@ def parse_certificate(raw: bytes) -> Certificate:
     """
     if len(raw) > MAX_SIZE:
         raise Malformed(f"DER: {len(raw)} octets, at most {MAX_SIZE} are taken here")
-    root = der.read(raw)
-    if root.end != len(raw):
-        raise Malformed(f"DER: {len(raw) - root.end} octets behind the end of the object")
-    tbs, algorithm, signature = _signed_parts(raw, root)
-    fields = _tbs_fields(raw, tbs)
-    version, serial, inner, issuer, validity, subject, spki = fields[:7]
+    tbs, outer, signature = _signed_parts(raw)
+    version, serial, inner, issuer, validity, subject, spki, *rest = _tbs_fields(tbs)
     # What follows is der.prescan in pieces: every element is scanned, but what many certificates have in common only once.
-    outer = _scan(raw[algorithm.start : algorithm.end])
-    if raw[inner.start : inner.end] != outer:
+    if inner != _scan(outer):
         raise Malformed("certificate: the signature algorithm inside differs from the one outside (RFC 5280 4.1.1.2)")
-    number = der.expect(raw, serial, der.INTEGER, "the serial number")
-    der.check_primitive(raw, serial)
-    if len(number) > 20:
+    der.check_primitive(serial)
+    if len(serial) > 22:
         raise Malformed("certificate: a serial number of more than 20 octets (RFC 5280 4.1.2.2)")
-    times = der.children(raw, validity)
+    times = der.parts(validity)
     if len(times) != 2:
         raise Malformed("certificate: its validity is not two times")
-    key = raw[spki.start : spki.end]
-    if not is_framed(key):
-        der.prescan(key)
-    found, values = _extensions(raw, version, fields[7:])
-    is_ca, path_length = values.get(extensions.BASIC_CONSTRAINTS, (False, None))
-    ocsp_urls, issuer_urls = values.get(extensions.AUTHORITY_INFO_ACCESS, ((), ()))
+    if not is_framed(spki):
+        der.prescan(spki)
+    found, critical = _extensions(version, rest)
     return Certificate(
         der=raw,
-        tbs=raw[tbs.start : tbs.end],
-        serial=int.from_bytes(number, signed=True),
-        issuer=_issuer_name(raw[issuer.start : issuer.end]),
-        subject=parse_name(raw[subject.start : subject.end]),
-        not_before=der.decode_time(raw, times[0]),
-        not_after=der.decode_time(raw, times[1]),
-        spki=key,
+        tbs=tbs,
+        serial=int.from_bytes(serial[2:], signed=True),
+        issuer=_name_of_ca(issuer),
+        subject=_name_of_ca(subject) if extensions.BASIC_CONSTRAINTS in found else parse_name(subject),
+        not_before=der.moment(times[0]),
+        not_after=der.moment(times[1]),
+        spki=spki,
         algorithm=outer,
-        signature=_signature_octets(raw, signature),
+        signature=_signature_octets(signature),
         extensions=found,
-        ski=values.get(extensions.SUBJECT_KEY_IDENTIFIER),
-        aki=values.get(extensions.AUTHORITY_KEY_IDENTIFIER),
-        is_ca=is_ca,
-        path_length=path_length,
-        key_usage=values.get(extensions.KEY_USAGE, _NOTHING),
-        extended_key_usage=values.get(extensions.EXTENDED_KEY_USAGE, ()),
-        names=values.get(extensions.SUBJECT_ALT_NAME, ()),
-        ocsp_urls=ocsp_urls,
-        crl_urls=values.get(extensions.CRL_DISTRIBUTION_POINTS, ()),
-        issuer_urls=issuer_urls,
+        critical=tuple(critical),
+        sha256=hashlib.sha256(raw).digest(),
     )
 
 
@@ -191,11 +223,8 @@ def split(raw: bytes) -> tuple[bytes, bytes, bytes]:
 
     For certificates, CRLs and CSRs alike; looks no deeper than that. Raises Malformed.
     """
-    root = der.read(raw)
-    if root.end != len(raw):
-        raise Malformed(f"DER: {len(raw) - root.end} octets behind the end of the object")
-    tbs, algorithm, signature = _signed_parts(raw, root)
-    return raw[tbs.start : tbs.end], raw[algorithm.start : algorithm.end], _signature_octets(raw, signature)
+    tbs, algorithm, signature = _signed_parts(raw)
+    return tbs, algorithm, _signature_octets(signature)
 
 
 def verify_signed(raw: bytes, issuer_key: PublicKey) -> None:
@@ -210,15 +239,15 @@ def verify_signed(raw: bytes, issuer_key: PublicKey) -> None:
     issuer_key.verify(signature, tbs, _signature_algorithm(algorithm))
 
 
-def _signed_parts(raw: bytes, root: der.Tlv) -> list[der.Tlv]:
-    parts = der.children(raw, root)
-    if root.tag != der.SEQUENCE or [part.tag for part in parts] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
+def _signed_parts(raw: bytes) -> list[bytes]:
+    parts = der.parts_of(raw, der.SEQUENCE, "a signed object")
+    if [part[0] for part in parts] != [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]:
         raise Malformed("not a certificate or other signed object: a SEQUENCE of content, algorithm and signature is expected")
     return parts
 
 
-def _signature_octets(raw: bytes, signature: der.Tlv) -> bytes:
-    octets = raw[signature.body : signature.end]
+def _signature_octets(signature: bytes) -> bytes:
+    octets = der.contents(signature)
     if not octets or octets[0]:
         raise Malformed("a signature that is not whole octets")
     return octets[1:]
@@ -227,17 +256,16 @@ def _signature_octets(raw: bytes, signature: der.Tlv) -> bytes:
 _FIELD_TAGS = [der.INTEGER, der.SEQUENCE, der.SEQUENCE, der.SEQUENCE, der.SEQUENCE, der.SEQUENCE]
 
 
-def _tbs_fields(raw: bytes, tbs: der.Tlv) -> list[der.Tlv]:
-    """version (the tbs itself if absent), serial, signature, issuer, validity, subject, spki, and what follows."""
-    fields = der.children(raw, tbs)
-    if not fields or fields[0].tag != 0xA0:
-        fields.insert(0, tbs)
-    if [field.tag for field in fields[1:7]] != _FIELD_TAGS:
+def _tbs_fields(tbs: bytes) -> list[bytes]:
+    """version (no octets if absent), serial, signature, issuer, validity, subject, spki, and what follows."""
+    fields = der.parts(tbs)
+    if not fields or fields[0][0] != 0xA0:
+        fields.insert(0, b"")
+    if [field[0] for field in fields[1:7]] != _FIELD_TAGS:
         raise Malformed("not a certificate: its fields are not those of RFC 5280 4.1")
     return fields
 
 
-_NOTHING: frozenset[str] = frozenset()
 _READERS: Mapping[str, Callable[[bytes], Any]] = {
     extensions.BASIC_CONSTRAINTS: extensions.read_basic_constraints,
     extensions.KEY_USAGE: extensions.read_key_usage,
@@ -250,61 +278,53 @@ _READERS: Mapping[str, Callable[[bytes], Any]] = {
 }
 
 
-def _extension(octets: bytes) -> tuple[Extension, Any]:
-    """One Extension of bytes from outside, and what its value says if that is looked into. Raises Malformed."""
-    root = der.read(octets)
-    if root.tag != der.SEQUENCE:
-        raise Malformed("certificate: an extension that is no SEQUENCE (RFC 5280 4.1)")
-    parts = der.children(octets, root)
-    for part in parts:
-        der.check_primitive(octets, part)
-    extension = extensions.extension_of(octets, parts)
-    reader = _READERS.get(extension.oid)
-    return extension, None if reader is None else reader(extension.value)
+def _extension(octets: bytes) -> Extension:
+    """One Extension of bytes from outside, looked into if we know how. Raises Malformed."""
+    if len(octets) == 31 and octets.startswith(_KEY_IDENTIFIER_FRAME):
+        return Extension(extensions.SUBJECT_KEY_IDENTIFIER, False, octets[9:], octets[11:])
+    if len(octets) == 33 and octets.startswith(_ISSUER_KEY_IDENTIFIER_FRAME):
+        return Extension(extensions.AUTHORITY_KEY_IDENTIFIER, False, octets[9:], octets[13:])
+    return extensions.extension_of(octets, _READERS)
 
 
-_ALTERNATIVES = der.oid(extensions.SUBJECT_ALT_NAME)
 _shared_extension = lru_cache(maxsize=2048)(_extension)
-"""Usages, places of status and the issuer's identifier are the same in all certificates of an authority; names are not."""
+"""Usages, places of status and the issuer's identifier are the same in all certificates of an authority."""
+_OWN = frozenset(der.oid(oid)[2:] for oid in (extensions.SUBJECT_KEY_IDENTIFIER, extensions.SUBJECT_ALT_NAME))
+"""The key's identifier and names are not."""
+_VERSIONS = {b"": 1, der.context(0, der.integer(1)): 2, _VERSION_3: 3}
+# issuerUniqueID [1] and subjectUniqueID [2], from version 2; extensions [3], in version 3; in this order.
+_UNIQUE = (b"", b"\x81", b"\x82", b"\x81\x82")
+_LATER_FIELDS = {1: frozenset(_UNIQUE[:1]), 2: frozenset(_UNIQUE), 3: frozenset(_UNIQUE).union(tags + b"\xa3" for tags in _UNIQUE)}
 
 
-def _extensions(raw: bytes, version: der.Tlv, rest: Sequence[der.Tlv]) -> tuple[dict[str, Extension], dict[str, Any]]:
-    """All extensions, and the values of those that are looked into."""
-    number = 0
-    if version.tag == 0xA0:
-        number = int.from_bytes(raw[version.body : version.end]) - 0x020100  # INTEGER of one octet: 02 01 NN
-        if number not in (1, 2):
-            raise Malformed("certificate: a version that is none of 1, 2 and 3")
-    # issuerUniqueID [1] and subjectUniqueID [2], from version 2; extensions [3], in version 3; in this order.
-    tags = [field.tag for field in rest]
-    allowed = [tag for tag in (0x81, 0x82, 0xA3) if tag in tags and number >= (2 if tag == 0xA3 else 1)]
-    if tags != allowed:
+def _extensions(version: bytes, rest: Sequence[bytes]) -> tuple[dict[str, Extension], list[str]]:
+    """All extensions, and which of them are critical."""
+    number = _VERSIONS.get(version)
+    if number is None:
+        raise Malformed("certificate: a version that is none of 1, 2 and 3")
+    tags = bytes([field[0] for field in rest])
+    if tags not in _LATER_FIELDS[number]:
         raise Malformed("certificate: fields after the public key that its version does not have")
-    if not tags or tags[-1] != 0xA3:
-        return {}, {}
-    inner = der.children(raw, rest[-1])
-    if len(inner) != 1 or inner[0].tag != der.SEQUENCE:
+    if tags[-1:] != b"\xa3":
+        return {}, []
+    inner = der.parts(rest[-1])
+    if len(inner) != 1 or inner[0][0] != der.SEQUENCE:
         raise Malformed("certificate: its extensions are not one SEQUENCE")
     found: dict[str, Extension] = {}
-    values: dict[str, Any] = {}
-    elements = der.children(raw, inner[0])
-    for _, start, _, end in elements:
-        octets = raw[start:end]
-        if len(octets) == 31 and octets.startswith(_KEY_IDENTIFIER_FRAME):
-            extension, value = Extension(extensions.SUBJECT_KEY_IDENTIFIER, False, octets[9:]), octets[11:]
-        elif len(octets) > der.SHARED or octets[2:7] == _ALTERNATIVES:
-            extension, value = _extension(octets)
-        else:
-            extension, value = _shared_extension(octets)
-        oid = extension.oid
-        found[oid] = extension
-        if value is not None:
-            values[oid] = value
-    if len(found) != len(elements):
+    critical = []
+    listed = der.parts(inner[0])
+    for octets in listed:
+        # The octets of an identifier of id-ce stand here; of others, something else does.
+        own = octets[4:7] in _OWN or len(octets) > der.SHARED
+        extension = _extension(octets) if own else _shared_extension(octets)
+        found[extension.oid] = extension
+        if extension.critical:
+            critical.append(extension.oid)
+    if len(found) != len(listed):
         raise Malformed("certificate: an extension that occurs twice; RFC 5280 4.2 allows each once")
     if not found:
         raise Malformed("an Extensions SEQUENCE with nothing in it; leave it out")
-    return found, values
+    return found, critical
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

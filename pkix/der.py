@@ -80,7 +80,7 @@ def read(data: bytes, pos: int = 0, end: int | None = None) -> Tlv:
         body += octets
     if body + length > limit:
         raise Malformed("DER: an element runs past the end of the data; it is truncated")
-    return Tlv(tag, pos, body, body + length)
+    return _tlv(Tlv, (tag, pos, body, body + length))
 
 
 _tlv: Callable[[type[Tlv], tuple[int, int, int, int]], Tlv] = tuple.__new__
@@ -100,6 +100,50 @@ def children(data: bytes, parent: Tlv) -> list[Tlv]:
             found.append(child)
             pos = child.end
     return found
+
+
+def parts(element: bytes) -> list[bytes]:
+    """What is directly inside one whole constructed element, each as octets of its own: to be looked up, or kept.
+
+    High tag numbers are not looked for: whoever takes an element compares its tag. Raises Malformed as ``read`` of anything else.
+    """
+    found = []
+    pos, end = 2 if element[1] < 0x80 else element[1] - 0x7E, len(element)
+    try:
+        while pos < end:
+            length = element[pos + 1]
+            after = pos + 2 + length if length < 0x80 else _after(element, pos, end)
+            found.append(element[pos:after])
+            pos = after
+    except IndexError:
+        raise Malformed("DER: the data ends where an element should begin; it is truncated") from None
+    if pos != end:
+        raise Malformed("DER: an element runs past the end of the one around it")
+    return found
+
+
+def _after(data: bytes, pos: int, end: int) -> int:
+    """Where an element ends whose length is in several octets, in two as a rule."""
+    if data[pos + 1] == 0x82 and data[pos + 2]:
+        return pos + 4 + (data[pos + 2] << 8 | data[pos + 3])
+    return read(data, pos, end).end
+
+
+def parts_of(raw: bytes, tag: int, what: str) -> list[bytes]:
+    """``parts`` of bytes from outside that are to be one element with ``tag`` and nothing behind it; else Malformed naming ``what``."""
+    size = len(raw)
+    if size < 4 or raw[0] != tag or size != (2 + raw[1] if raw[1] < 0x80 else _after(raw, 0, size)):
+        root = read(raw)
+        if root.end != size:
+            raise Malformed(f"DER: {size - root.end} octets behind the end of {what}")
+        if root.tag != tag:
+            raise Malformed(f"DER: {what} has tag 0x{root.tag:02x}, not 0x{tag:02x}")
+    return parts(raw)
+
+
+def contents(element: bytes) -> bytes:
+    """The contents octets of one whole element."""
+    return element[2:] if element[1] < 0x80 else element[element[1] - 0x7E :]
 
 
 def expect(data: bytes, tlv: Tlv, tag: int, what: str) -> bytes:
@@ -168,11 +212,11 @@ def prescan(data: bytes, *, max_size: int = 65536, max_depth: int = 20, max_elem
     return root
 
 
-def check_primitive(data: bytes, element: Tlv) -> None:
-    """What ``prescan`` checks of one element that is no SEQUENCE or SET or tagged. Raises Malformed, also for a constructed form."""
-    if element.tag & 0x20:
-        raise Malformed(f"DER: tag 0x{element.tag:02x} is constructed where a primitive type stands")
-    _check_primitive(data, element.tag, element.body, element.end)
+def check_primitive(element: bytes) -> None:
+    """What ``prescan`` checks of one whole element that is no SEQUENCE or SET or tagged. Raises Malformed, also for a constructed form."""
+    if element[0] & 0x20:
+        raise Malformed(f"DER: tag 0x{element[0]:02x} is constructed where a primitive type stands")
+    _check_primitive(element, element[0], 2 if element[1] < 0x80 else element[1] - 0x7E, len(element))
 
 
 def _check_primitive(data: bytes, tag: int, body: int, end: int) -> None:
@@ -347,19 +391,22 @@ def decode_string(data: bytes, element: Tlv, what: str) -> str:
 
 
 def decode_time(data: bytes, element: Tlv) -> datetime:
-    """UTCTime or GeneralizedTime, in the one form that PKIX allows each (RFC 5280 4.1.2.5.1 and .2). Raises Malformed."""
-    text = data[element.body : element.end]
-    if element.tag == UTC_TIME and len(text) == 13:
-        year = b"19" if text[:2] >= b"50" else b"20"
-        text = year + text
-    elif element.tag != GENERALIZED_TIME or len(text) != 15:
+    """The UTCTime or GeneralizedTime at ``element``. Raises Malformed as ``moment``."""
+    return moment(data[element.start : element.end])
+
+
+def moment(element: bytes) -> datetime:
+    """A whole UTCTime or GeneralizedTime, in the one form that PKIX allows each (RFC 5280 4.1.2.5.1 and .2). Raises Malformed."""
+    head, text = element[:2], element[2:]
+    if head == b"\x17\x0d" and len(text) == 13:
+        text = (b"19" if text >= b"50" else b"20") + text
+    elif head != b"\x18\x0f" or len(text) != 15:
         raise Malformed("a time that is neither UTCTime with seconds nor GeneralizedTime without a fraction")
-    if text[14:] != b"Z" or not text[:14].isdigit():
+    if text[14] != 0x5A or not text[:14].isdigit():
         raise Malformed("a time that does not end in Z or has other characters than digits")
-    digits = text.decode("ascii")
     try:
-        if digits[8:10] == "24":  # which some versions of ISO 8601 allow at midnight
+        if text[8:10] == b"24":  # which some versions of ISO 8601 allow at midnight
             raise ValueError
-        return datetime.fromisoformat(f"{digits[:8]}T{digits[8:14]}+00:00")
+        return datetime.fromisoformat((text[:8] + b"T" + text[8:]).decode())
     except ValueError:
-        raise Malformed(f"{digits} is no moment of the calendar") from None
+        raise Malformed(f"{text[:14].decode()} is no moment of the calendar") from None

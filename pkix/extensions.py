@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from pkix import der
 from pkix.errors import Malformed
@@ -64,11 +66,15 @@ _EMAIL = re.compile(r"[\x21-\x3f\x41-\x7e]+@[A-Za-z0-9.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """One extension: dotted OID, criticality, and the DER that goes inside its OCTET STRING."""
+    """One extension: dotted OID, criticality, and the DER that goes inside its OCTET STRING.
+
+    ``content`` is what the value says, in an extension that was read and that is looked into here; else None.
+    """
 
     oid: str
     critical: bool
     value: bytes
+    content: Any = field(default=None, compare=False, repr=False)
 
     @property
     def der(self) -> bytes:
@@ -201,19 +207,32 @@ def read_extensions(data: bytes, element: der.Tlv) -> dict[str, Extension]:
 
 def read_extension(data: bytes, element: der.Tlv) -> Extension:
     """The Extension SEQUENCE at ``element``; its value stays raw. Raises Malformed."""
-    return extension_of(data, _elements(data, element, der.SEQUENCE, "an extension"))
+    return extension_of(data[element.start : element.end])
 
 
-def extension_of(data: bytes, parts: Sequence[der.Tlv]) -> Extension:
-    """The extension of which ``parts`` are the elements. Raises Malformed."""
-    oid = der.decode_oid(_contents(data, parts, 0, der.OID, "an extension's identifier"))
+def extension_of(octets: bytes, readers: Mapping[str, Callable[[bytes], Any]] = MappingProxyType({})) -> Extension:
+    """One whole Extension of bytes that nobody has scanned, looked into by the reader of its OID if there is one. Raises Malformed."""
+    parts = der.parts(octets)
+    if octets[0] != der.SEQUENCE or not 2 <= len(parts) <= 3:
+        raise Malformed("an extension is a SEQUENCE of an identifier, perhaps a BOOLEAN, and a value (RFC 5280 4.1)")
+    oid = _identifier(parts[0])
     # critical is DEFAULT FALSE and DER leaves it out; old foreign certificates write it, and it means the same.
-    critical = len(parts) == 3
-    if critical:
-        critical = _contents(data, parts, 1, der.BOOLEAN, "an extension's criticality") == b"\xff"
-    elif len(parts) != 2:
-        raise Malformed(f"extension {oid}: it has {len(parts)} parts, not 2 or 3")
-    return Extension(oid, critical, _contents(data, parts, -1, der.OCTET_STRING, "an extension's value"))
+    critical = len(parts) == 3 and parts[1] == b"\x01\x01\xff"
+    if len(parts) == 3 and not critical and parts[1] != b"\x01\x01\x00":
+        raise Malformed(f"extension {oid}: its criticality is no BOOLEAN of 00 or FF")
+    if parts[-1][0] != der.OCTET_STRING:
+        raise Malformed(f"extension {oid}: its value is no OCTET STRING")
+    value = der.contents(parts[-1])
+    reader = readers.get(oid)
+    return Extension(oid, critical, value, None if reader is None else reader(value))
+
+
+@lru_cache(maxsize=1024)
+def _identifier(element: bytes) -> str:
+    if element[0] != der.OID:
+        raise Malformed("an extension that does not begin with an OBJECT IDENTIFIER")
+    der.check_primitive(element)
+    return der.decode_oid(der.contents(element))
 
 
 def read_basic_constraints(value: bytes) -> tuple[bool, int | None]:
@@ -246,7 +265,7 @@ def read_extended_key_usage(value: bytes) -> tuple[str, ...]:
 
 def read_general_names(value: bytes) -> tuple[str, ...]:
     """The names of a SubjectAltName in canonical text. Raises Malformed, also when there is none."""
-    names = tuple(read_general_name(value, item) for item in _elements(value, _whole(value), der.SEQUENCE, "GeneralNames"))
+    names = tuple([_general_name(item) for item in der.parts_of(value, der.SEQUENCE, "GeneralNames")])
     if not names:
         raise Malformed("a list of general names with no name in it")
     return names
@@ -254,22 +273,28 @@ def read_general_names(value: bytes) -> tuple[str, ...]:
 
 def read_general_name(data: bytes, element: der.Tlv) -> str:
     """One GeneralName in canonical text. Raises Malformed on controls, non-ASCII text and odd address lengths."""
-    body = data[element.body : element.end]
-    if element.tag == 0x87:
+    return _general_name(data[element.start : element.end])
+
+
+def _general_name(octets: bytes) -> str:
+    tag, body = octets[0], der.contents(octets)
+    if tag in (0x86, 0x82, 0x81):
+        text = body.decode("ascii", "replace")
+        if not (text and text.isascii() and text.isprintable()):
+            raise Malformed("a general name that is empty or has characters outside printable ASCII")
+        return f"uri:{text}" if tag == 0x86 else f"dns:{text.lower()}" if tag == 0x82 else f"email:{text}"
+    if tag == 0x87:
         try:
             return f"ip:{ipaddress.ip_address(body)}"
         except ValueError:
             raise Malformed(f"an iPAddress of {len(body)} octets, not 4 or 16") from None
-    if element.tag in (0x81, 0x82, 0x86):
-        text = body.decode("ascii", "replace")
-        if not (text and text.isascii() and text.isprintable()):
-            raise Malformed("a general name that is empty or has characters outside printable ASCII")
-        return f"dns:{text.lower()}" if element.tag == 0x82 else f"uri:{text}" if element.tag == 0x86 else f"email:{text}"
-    if element.tag == 0xA4:
+    if tag & 0x20:
+        der.prescan(octets, max_depth=19)
+    if tag == 0xA4:
         return f"dirname:{parse_name(body).text}"
-    if element.tag in (0xA0, 0xA3, 0xA5, 0x88):
-        return f"other:{data[element.start : element.end].hex()}"
-    raise Malformed(f"a general name with tag 0x{element.tag:02x}, which RFC 5280 4.2.1.6 does not know")
+    if tag in (0xA0, 0xA3, 0xA5, 0x88):
+        return f"other:{octets.hex()}"
+    raise Malformed(f"a general name with tag 0x{tag:02x}, which RFC 5280 4.2.1.6 does not know")
 
 
 def read_key_identifier(value: bytes) -> bytes:

@@ -10,7 +10,7 @@ A value is only ever a value: nothing in it is read as the syntax of a name. Nam
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -41,6 +41,7 @@ _ATTRIBUTES: dict[str, tuple[str, int, bool]] = {
 _SHORT = {oid: short for short, (oid, _, _) in _ATTRIBUTES.items()}
 _IA5 = frozenset(("DC", "emailAddress"))
 _PRINTABLE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?")
+_TOLERATED = frozenset("*@&_")  # seen in PrintableStrings of deployed CAs; harmless
 _MAX_SIZE = 16384
 _MAX_RDNS = 32
 _MAX_VALUE = 1024
@@ -63,7 +64,7 @@ class Name:
     @property
     def rdns(self) -> Sequence[Rdn]:
         """The RDNs in the order encoded."""
-        return list(_read(self.der)) if self._rdns is None else self._rdns
+        return [_rdn_of(octets) for octets in _parts(self.der)] if self._rdns is None else self._rdns
 
     @property
     def attributes(self) -> list[tuple[str, str]]:
@@ -120,20 +121,39 @@ def parse_name(encoded: bytes, *, strict: bool = False) -> Name:
     """
     if len(encoded) > _MAX_SIZE:
         raise Malformed(f"a name of {len(encoded)} octets, at most {_MAX_SIZE} are taken")
-    root = der.read(encoded)
-    if root.end != len(encoded):
-        raise Malformed(f"DER: {root.end - len(encoded)} octets behind the end of a name")
-    rdns = []
-    for item in _parts(encoded, root):
-        octets = encoded[item.start : item.end]
-        rdns.append(_shared_rdn(octets) if len(octets) <= der.SHARED else _parse_rdn(octets))
-    for rdn in rdns if strict else ():
+    for octets in _parts(encoded):
+        if not _is_plain(octets):
+            _rdn_of(octets)
+    read = Name(encoded)
+    for rdn in read.rdns if strict else ():
         for short, value, string in rdn:
             if not (value and string):
                 raise Malformed(f"the attribute {short} of a name is empty or no string; leave it out instead")
             if short in _ATTRIBUTES:
                 _check_bounds(short, value)
-    return Name(encoded, rdns)
+    return read
+
+
+def _parts(encoded: bytes) -> list[bytes]:
+    rdns = der.parts_of(encoded, der.SEQUENCE, "a name")
+    if len(rdns) > _MAX_RDNS:
+        raise Malformed(f"a name with more than {_MAX_RDNS} parts")
+    return rdns
+
+
+_LETTERS = {der.UTF8_STRING: bytes(range(0x20, 0x7F)), der.PRINTABLE_STRING: "".join(_PRINTABLE | _TOLERATED).encode()}
+"""The octets of each string type that are plain."""
+_PLAIN = {size: bytes((der.SET, size - 2, der.SEQUENCE, size - 4, der.OID, 3, 0x55, 4)) for size in range(11, 0x80)}
+"""How an RDN of so many octets begins if it is a single attribute of X.520."""
+
+
+def _is_plain(octets: bytes) -> bool:
+    """Whether an RDN is a single attribute of X.520 in printable ASCII: there is nothing wrong with it then, and nothing to read yet."""
+    size = len(octets)
+    if octets[:8] != _PLAIN.get(size) or octets[8] >= 0x80 or octets[10] != size - 11:
+        return False
+    letters = _LETTERS.get(octets[9])
+    return letters is not None and not octets[11:].translate(None, letters)
 
 
 def _parse_rdn(octets: bytes) -> Rdn:
@@ -146,6 +166,10 @@ def _parse_rdn(octets: bytes) -> Rdn:
 
 _shared_rdn = lru_cache(maxsize=2048)(_parse_rdn)
 """Most RDNs of a hierarchy are the same."""
+
+
+def _rdn_of(octets: bytes) -> Rdn:
+    return _shared_rdn(octets) if len(octets) <= der.SHARED else _parse_rdn(octets)
 
 
 def _check_characters(short: str, value: str) -> None:
@@ -166,20 +190,6 @@ def _check_bounds(short: str, value: str) -> None:
         raise Malformed(f"the attribute {short} of a name holds a character other than letters, digits, space and '()+,-./:=?")
     if short == "C" and not (len(value) == 2 and value.isascii() and value.isalpha()):
         raise Malformed("the attribute C of a name is a country code of two letters (ISO 3166)")
-
-
-def _read(encoded: bytes) -> Iterator[Rdn]:
-    """Each RDN. Raises Malformed."""
-    for rdn in _parts(encoded, der.read(encoded)):
-        yield _read_rdn(encoded, rdn)
-
-
-def _parts(encoded: bytes, root: der.Tlv) -> list[der.Tlv]:
-    der.expect(encoded, root, der.SEQUENCE, "a name")
-    rdns = der.children(encoded, root)
-    if len(rdns) > _MAX_RDNS:
-        raise Malformed(f"a name with more than {_MAX_RDNS} parts")
-    return rdns
 
 
 def _read_rdn(encoded: bytes, rdn: der.Tlv) -> Rdn:
@@ -207,9 +217,6 @@ def _attribute(encoded: bytes, attribute: der.Tlv) -> tuple[str, str, bool]:
     if value.tag == der.PRINTABLE_STRING and not _PRINTABLE.issuperset(text) and not _TOLERATED.issuperset(set(text) - _PRINTABLE):
         raise Malformed(f"the attribute {short} of a name holds a character outside PrintableString")
     return short, text, True
-
-
-_TOLERATED = frozenset("*@&_")  # seen in PrintableStrings of deployed CAs; harmless
 
 
 def _escape(value: str) -> str:

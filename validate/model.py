@@ -8,10 +8,10 @@ result.good, result.code, result.sentence("zh")
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import Literal, Protocol, overload
 
 from pkix import der
 from pkix.certificate import Certificate, parse_certificate
@@ -201,6 +201,7 @@ class Question:
 
     Attributes:
         policy, now: mode, bounds and moment.
+        earliest, latest: what the moment may be by the clocks of those who sign status.
         staples, crls: OCSP responses and CRLs in DER that came with the peer or are at hand.
         nonce: octets that OCSP responders must repeat, or None.
         deadline: moment of ``monotonic`` at which the answer is given with what there is.
@@ -210,6 +211,8 @@ class Question:
 
     policy: Policy
     now: datetime
+    earliest: datetime
+    latest: datetime
     monotonic: Monotonic
     deadline: float
     staples: tuple[bytes, ...] = ()
@@ -281,6 +284,36 @@ class Check:
         return self.detail.code
 
 
+class Checks(Sequence[Check]):
+    """The checks of a verdict, put together by ``account`` when somebody looks: most verdicts are only asked whether they are good."""
+
+    __slots__ = ("_account", "_found")
+
+    def __init__(self, account: Callable[[], tuple[Check, ...]]) -> None:
+        self._account = account
+        self._found: tuple[Check, ...] | None = None
+
+    def _all(self) -> tuple[Check, ...]:
+        if self._found is None:
+            self._found = self._account()
+        return self._found
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    @overload
+    def __getitem__(self, at: int) -> Check: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Check, ...]: ...
+
+    def __getitem__(self, at: int | slice) -> Check | tuple[Check, ...]:
+        return self._all()[at]
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self._all())
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The verdict. While nothing changes, the parts of a good one are the same objects again; only ``at`` is new.
@@ -297,7 +330,7 @@ class Result:
 
     good: bool
     path: tuple[Certificate, ...]
-    checks: tuple[Check, ...]
+    checks: Sequence[Check]
     basis: tuple[Basis, ...]
     message: Text
     at: datetime

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -53,15 +53,23 @@ def canonical(name: bytes) -> Canonical:
 
 
 def _canonical(name: bytes) -> Canonical:
-    rdns = []
-    for rdn in der.children(name, der.prescan(name)):
-        pairs = []
-        for attribute in der.children(name, rdn):
-            kind, value = _attribute(name, attribute)
-            prepared = _prepared(value.tag, name[value.body : value.end])
-            pairs.append(f"{name[kind.body : kind.end].hex()}:{len(prepared)}:{prepared}")
-        rdns.append("".join(sorted(pairs)))
-    return tuple(rdns)
+    rdns = der.parts_of(name, der.SEQUENCE, "a name")
+    return tuple([_shared_rdn(rdn) if len(rdn) <= der.SHARED else _rdn(rdn) for rdn in rdns])
+
+
+def _rdn(rdn: bytes) -> str:
+    pairs = []
+    for attribute in der.parts(rdn):
+        parts = der.parts(attribute)
+        if len(parts) != 2:
+            raise Malformed("a name attribute that is not a type and a value")
+        kind, value = parts
+        prepared = _prepared(value[0], der.contents(value))
+        pairs.append(f"{kind[2:].hex()}:{len(prepared)}:{prepared}")
+    return "".join(sorted(pairs))
+
+
+_shared_rdn = lru_cache(maxsize=2048)(_rdn)
 
 
 _shared_canonical = lru_cache(maxsize=4096)(_canonical)
@@ -169,12 +177,14 @@ def host_name(text: str) -> bool:
     return False
 
 
-def covers(names: Iterable[str], expected: str) -> bool:
+def covers(names: Collection[str], expected: str) -> bool:
     """Whether one of a certificate's ``names`` (canonical text) is the ``expected`` one (of ``Expected.names``).
 
     ``*.example.com`` covers exactly one more label (RFC 9525 6.3); a wildcard right above a top-level name covers nothing. Hosts compare
     without case, everything else octet by octet. The subject's common name is never looked at.
     """
+    if expected in names:
+        return True
     kind, _, value = expected.partition(":")
     if kind == "dns":
         host = value.lower().removesuffix(".")
@@ -187,7 +197,7 @@ def covers(names: Iterable[str], expected: str) -> bool:
     if kind == "id":
         written = {f"uri:{prefix}{value}" for prefix in ("", "hdl:", "info:hdl/", "urn:oid:")}
         return any(name in written or _other_text(name) == value for name in names)
-    return expected in names
+    return False
 
 
 def _addresses(names: Iterable[str]) -> Iterator[str]:

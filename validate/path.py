@@ -87,11 +87,12 @@ class Pool:
     """Anchors and intermediates by subject: made once for a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self.anchors: dict[Certificate, list[Anchor]] = defaultdict(list)
+        self.anchors: dict[bytes, list[Anchor]] = defaultdict(list)
+        """By the DER of their certificates."""
         for anchor in policy.anchors:
-            self.anchors[anchor.certificate].append(anchor)
+            self.anchors[anchor.certificate.der].append(anchor)
         self.by_subject: dict[Canonical, list[Certificate]] = defaultdict(list)
-        for certificate in {*self.anchors, *policy.intermediates}:
+        for certificate in {*(anchor.certificate for anchor in policy.anchors), *policy.intermediates}:
             self.by_subject[subject(certificate)].append(certificate)
 
 
@@ -134,12 +135,13 @@ class Search:
         self._now = now
         self._max_intermediates = policy.max_intermediates
         self._unreadable = unreadable
-        self._obstacles: dict[tuple[bytes, bytes], Text | None] = {}
+        self._obstacles: dict[tuple[bytes, bytes], Text] = {}
         self._dead_ends: list[tuple[int, Text]] = []
+        self._choices = False
 
     def paths(self, certificate: Certificate) -> Iterator[Path]:
         """Complete paths, depth first. Raises Exhausted when a bound is reached."""
-        if certificate in self._pool.anchors:
+        if certificate.der in self._pool.anchors:
             yield (certificate,)
         # Each level: a path that leads up from the certificate, its CAs that are not self-issued, and what may come next.
         start: Path = (certificate,)
@@ -155,19 +157,25 @@ class Search:
             if obstacle is not None:
                 self._dead_ends.append((len(path), obstacle))
                 continue
-            if candidate in self._pool.anchors:
-                yield (*path, candidate)
+            longer = (*path, candidate)
+            if candidate.der in self._pool.anchors:
+                self._choices |= len(self._pool.anchors[candidate.der]) > 1
+                yield longer
                 continue
             deeper = intermediates + (not self_issued(candidate))
             if deeper > self._max_intermediates or len(path) >= _MAX_LENGTH:
                 self._dead_ends.append((len(path), say("path_too_long", limit=self._max_intermediates, who=path[0])))
                 continue
-            longer = (*path, candidate)
             levels.append((longer, deeper, self._candidates(longer)))
 
     def dead_end(self) -> Text:
         """Why no path came out: the obstacle that was met highest up."""
         return max(self._dead_ends, key=lambda end: end[0])[1]
+
+    @property
+    def only_one(self) -> bool:
+        """Whether there was nothing to choose from so far: one certificate at most of each name, and of its anchor."""
+        return not self._choices
 
     def _candidates(self, path: Path) -> Iterator[Certificate]:
         """Certificates with the right name, those with the right key identifier first; lazily, there may be thousands."""
@@ -189,6 +197,7 @@ class Search:
             given, kept = self._by_subject.get(name, _NONE), self._pool.by_subject.get(name, _NONE)
             bucket = list(given or kept)
             if len(given) + len(kept) > 1:
+                self._choices = True
                 bucket = sorted({*given, *kept}, key=self._rank)
             self._buckets[name] = bucket
         return bucket
@@ -196,18 +205,16 @@ class Search:
     def _rank(self, candidate: Certificate) -> tuple[bool, bool, bool, bytes]:
         """Likeliest first; the fingerprint makes the order the same however the certificates came in."""
         valid = candidate.not_before <= self._now <= candidate.not_after
-        return candidate not in self._pool.anchors, not valid, not candidate.is_ca, candidate.sha256
+        return candidate.der not in self._pool.anchors, not valid, not candidate.is_ca, candidate.sha256
 
     def _signed_by(self, certificate: Certificate, by: Certificate) -> Text | None:
         key = by.spki, certificate.sha256
-        if self._memory.signatures.get(key):
-            return None
-        if key not in self._obstacles:
-            self._budget.signature()
-            self._obstacles[key] = obstacle = verify(certificate, by)
-            if obstacle is None:
-                self._memory.signatures.put(key, True)
-        return self._obstacles[key]
+        obstacle = self._obstacles.get(key)
+        if obstacle is None:
+            obstacle = signed_by(certificate, by, self._memory, self._budget)
+            if obstacle is not None:
+                self._obstacles[key] = obstacle
+        return obstacle
 
     def _no_candidate(self, top: Certificate) -> Text:
         if not issuer(top):
@@ -222,13 +229,23 @@ class Search:
 
 
 def _repeated(candidate: Certificate, path: Path) -> bool:
-    if candidate.spki not in [other.spki for other in path]:
-        return False
     return any(candidate.spki == other.spki and subject(candidate) == subject(other) for other in path)
 
 
 def _closest_first(bucket: list[Certificate], wanted: bytes | None) -> list[Certificate]:
     return bucket if wanted is None else sorted(bucket, key=lambda candidate: candidate.ski != wanted)
+
+
+def signed_by(certificate: Certificate, by: Certificate, memory: Memory, budget: Budget) -> Text | None:
+    """``verify``, unless that went well before. Raises Exhausted."""
+    key = by.spki, certificate.sha256
+    if memory.signatures.get(key):
+        return None
+    budget.signature()
+    obstacle = verify(certificate, by)
+    if obstacle is None:
+        memory.signatures.put(key, True)
+    return obstacle
 
 
 def verify(certificate: Certificate, by: Certificate) -> Text | None:

@@ -20,6 +20,7 @@ from validate.model import Anchor, Policy
 from validate.names import self_issued
 
 _MAX_ENTRIES = 20000
+_EXTENSIONS = frozenset((extensions.CERTIFICATE_POLICIES, POLICY_MAPPINGS, POLICY_CONSTRAINTS, INHIBIT_ANY_POLICY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ def explicit_left(authorities: Sequence[Certificate], asked: Initial) -> int:
             pass  # the anchor only constrains
         elif left < never and not self_issued(certificate):
             left = max(left - 1, 0)
+        if _EXTENSIONS.isdisjoint(certificate.extensions):
+            continue
         left = min(left, _integers(certificate, POLICY_CONSTRAINTS).get(0, left))
         _readable(certificate)
     return left
@@ -120,6 +123,8 @@ def required(certificate: Certificate, left: int) -> bool:
     Raises:
         Malformed: one of its policy extensions cannot be read.
     """
+    if _EXTENSIONS.isdisjoint(certificate.extensions):
+        return left <= 1
     _readable(certificate)
     return left <= 1 or _integers(certificate, POLICY_CONSTRAINTS).get(0) == 0
 

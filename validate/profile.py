@@ -32,7 +32,7 @@ UNDERSTOOD = frozenset(
 )
 """Extensions that validation processes and that may therefore be critical (RFC 5280 6.1.4 (o), 6.1.5 (f))."""
 
-_CRITICAL = frozenset((NAME_CONSTRAINTS, POLICY_CONSTRAINTS, INHIBIT_ANY_POLICY))
+_CRITICAL = (NAME_CONSTRAINTS, POLICY_CONSTRAINTS, INHIBIT_ANY_POLICY)
 _NOT_CRITICAL = frozenset(
     (
         extensions.AUTHORITY_KEY_IDENTIFIER,
@@ -47,8 +47,8 @@ _NOT_CRITICAL = frozenset(
 
 def unknown_critical(certificate: Certificate) -> Text | None:
     """The first critical extension of ``certificate`` that is not processed here, as a sentence, or None."""
-    for oid, extension in certificate.extensions.items():
-        if extension.critical and oid not in UNDERSTOOD:
+    for oid in certificate.critical:
+        if oid not in UNDERSTOOD:
             return say("unknown_critical", who=certificate, oid=oid)
     return None
 
@@ -63,27 +63,29 @@ def departure(certificate: Certificate, *, anchor: bool, web_pki: bool = False) 
         return say("old_version", who=certificate)
     if certificate.serial <= 0 and not anchor:
         return say("bad_serial", who=certificate)
-    for oid, extension in found.items():
-        if extension.critical:
-            if oid in _NOT_CRITICAL:
-                return say("must_not_be_critical", who=certificate, oid=oid)
-        elif oid in _CRITICAL and not (web_pki and oid == NAME_CONSTRAINTS):
+    for oid in certificate.critical:
+        if oid in _NOT_CRITICAL:
+            return say("must_not_be_critical", who=certificate, oid=oid)
+    for oid in _CRITICAL:
+        if oid in found and oid not in certificate.critical and not (web_pki and oid == NAME_CONSTRAINTS):
             return say("must_be_critical", who=certificate, oid=oid)
     return _naming(certificate) or _identifiers(certificate, anchor) or _authority(certificate)
 
 
 def _naming(certificate: Certificate) -> Text | None:
     """RFC 5280 4.1.2.4, 4.1.2.6, 4.2.1.6."""
-    if not certificate.issuer.der[2:]:
+    if len(certificate.issuer.der) == 2:
         return say("empty_issuer", who=certificate)
-    if not certificate.subject.der[2:]:
+    if len(certificate.subject.der) == 2:
         alternative = certificate.extensions.get(extensions.SUBJECT_ALT_NAME)
         if certificate.is_ca:
             return say("empty_subject")
         if alternative is None or not alternative.critical:
             return say("empty_subject_alternative", who=certificate)
-    bad = next((name for name in certificate.names if not well_formed(name)), None)
-    return None if bad is None else say("bad_name", who=certificate, name=bad)
+    for name in certificate.names:
+        if not well_formed(name):
+            return say("bad_name", who=certificate, name=name)
+    return None
 
 
 def _identifiers(certificate: Certificate, anchor: bool) -> Text | None:

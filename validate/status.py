@@ -63,6 +63,12 @@ class Revocation:
 
     def at_hand(self, certificate: Certificate, issuer: Certificate, question: Question) -> Basis | None:
         """See ``Status.at_hand``."""
+        if not question.staples and not question.crls:
+            # The hot path: an answer that is kept.
+            key = issuer_key(issuer)
+            kept = self.store.answers.get((certificate.sha256, key))
+            if kept is not None and kept.lists == self.store.lists and self._fresh(kept, key, question, self._online(question)):
+                return self.store.overlay(kept.basis, key, certificate.serial)
         return self._at_hand(certificate, issuer, question, frozenset())
 
     async def find(self, certificate: Certificate, issuer: Certificate, question: Question) -> Basis:
@@ -89,21 +95,14 @@ class Revocation:
             await self._fetch.close()
 
     def _at_hand(self, certificate: Certificate, issuer: Certificate, question: Question, signing: frozenset[bytes]) -> Basis | None:
-        online = self._online(question)
-        key = issuer_key(issuer)
-        if not question.staples and not question.crls:
-            # The hot path: the same certificate again.
-            kept = self.store.answers.get((certificate.sha256, key))
-            if kept is not None and not self._overtaken(kept) and self._fresh(kept, key, question, online):
-                return self.store.overlay(kept.basis, key, certificate.serial)
         inquiry = self._inquiry(certificate, issuer, question, signing, waits=False)
         try:
             basis = _now(self._known(inquiry))
-            if basis is None and self._lists_come_first(certificate, online):
+            if basis is None and self._lists_come_first(certificate, self._online(question)):
                 basis = _now(self._by_crl(inquiry, last=True))
         except MustWait:
             return None
-        return self.store.overlay(basis, key, certificate.serial)
+        return self.store.overlay(basis, inquiry.key, certificate.serial)
 
     async def _find(self, certificate: Certificate, issuer: Certificate, question: Question, signing: frozenset[bytes]) -> Basis:
         inquiry = self._inquiry(certificate, issuer, question, signing, waits=True)

@@ -101,9 +101,9 @@ def judge_response(
     if source == "ocsp" and question.nonce is not None and response.nonce != question.nonce:
         return Ruling(say("wrong_nonce"))
     # One from the future is refused below, and may be too near the end of time to add anything to it.
-    until = single.next_update or min(single.this_update, question.now + question.policy.skew) + _WITHOUT_NEXT_UPDATE
+    until = single.next_update or min(single.this_update, question.latest) + _WITHOUT_NEXT_UPDATE
     problem = outdated(single.this_update, until, question)
-    if problem is None and response.produced_at > question.now + question.policy.skew:
+    if problem is None and response.produced_at > question.latest:
         problem = say("from_future", at=response.produced_at)
     if problem is not None:
         return Ruling(problem)
@@ -112,12 +112,12 @@ def judge_response(
 
 def outdated(this_update: datetime, until: datetime, question: Question) -> Text | None:
     """Why a statement of ``this_update`` that lapses at ``until`` is not current, or None if it is."""
-    now, skew, max_age = question.now, question.policy.skew, question.policy.max_age
-    if this_update > now + skew:
+    max_age = question.policy.max_age
+    if this_update > question.latest:
         return say("from_future", at=this_update)
-    if now - skew > until or until < this_update:
+    if question.earliest > until or until < this_update:
         return say("stale", at=until)
-    if max_age is not None and now - skew > this_update + max_age:
+    if max_age is not None and question.earliest > this_update + max_age:
         return say("too_old", at=this_update)
     return None
 

@@ -9,17 +9,16 @@ came out of a certificate is shown without control characters and cut at 200 cha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, reduce
+from typing import NamedTuple
 
 from pkix.certificate import Certificate
 from pkix.name import Name
 from validate.status_text import SENTENCES
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A sentence in both languages, and the code it goes by. It is put into words when somebody reads it: most are never read."""
 
     code: str
@@ -147,7 +146,6 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "no_name_constraints": ("no CA above it has name constraints", "其上级 CA 均未设名称约束"),
     "policy_missing": ("the path is good for no certificate policy that is asked for", "该路径不满足所要求的任何证书策略"),
     "bad_policies": ("certificate policy extensions of the path cannot be read: {why}", "路径的证书策略扩展无法读取：{why}"),
-    "policies_unread": ("certificate policies were not looked at", "未检查证书策略"),
     "policies_free": ("nobody requires a certificate policy", "未要求任何证书策略"),
     "policies_ok": ("the path is good for a certificate policy that is asked for", "该路径满足所要求的证书策略"),
     "mixed_families": ("the path mixes algorithm families: {families}", "路径混用了不同的算法体系：{families}"),

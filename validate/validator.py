@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 
 from pkix.certificate import Certificate, parse_certificate
 from pkix.errors import Malformed
-from validate.memory import Memory, Verdict
-from validate.model import ANYBODY, Anchor, Basis, Check, Expected, Monotonic, Policy, Purpose, Question, Result, Status
-from validate.path import Budget, Exhausted, Path, Search, pool_of
-from validate.rules import CLAUSES, Case, Upper, failed, judge, judge_authorities
+from validate.account import CLAUSES, checks_of, failed
+from validate.memory import Given, Memory, Verdict
+from validate.model import ANYBODY, Anchor, Basis, Check, Checks, Expected, Monotonic, Policy, Purpose, Question, Result, Status
+from validate.path import Budget, Exhausted, Path, Search, pool_of, signed_by
+from validate.rules import Case, Faults, Upper, holds, judge, judge_authorities
 from validate.text import Text, say, under
 
-Given = bytes | Certificate
 Link = tuple[Certificate, Certificate]
 """A certificate and its issuer's."""
 
@@ -89,18 +90,10 @@ def validate_sync(
     memory = Memory() if memory is None else memory
     question = _question(policy, now, monotonic, staples, crls, nonce)
     reasoning = _reasoning(chain, purpose, expected, question, status, memory)
-
-    async def find(links: list[Link]) -> list[Basis]:
-        try:
-            return await _find(links, status, question)
-        finally:
-            if status is not None:
-                await status.close()
-
     try:
         links = next(reasoning)
         while True:
-            links = reasoning.send(asyncio.run(find(links)))
+            links = reasoning.send(asyncio.run(_find_and_close(links, status, question)))
     except StopIteration as end:
         result: Result = end.value
         return result
@@ -110,7 +103,15 @@ def _question(
     policy: Policy, now: datetime, monotonic: Monotonic, staples: Sequence[bytes], crls: Sequence[bytes], nonce: bytes | None
 ) -> Question:
     deadline = monotonic() + policy.budget.total_seconds()
-    return Question(policy, now, monotonic, deadline, tuple(staples), tuple(crls), nonce)
+    return Question(policy, now, now - policy.skew, now + policy.skew, monotonic, deadline, tuple(staples), tuple(crls), nonce)
+
+
+async def _find_and_close(links: list[Link], status: Status | None, question: Question) -> list[Basis]:
+    try:
+        return await _find(links, status, question)
+    finally:
+        if status is not None:
+            await status.close()
 
 
 async def _find(links: list[Link], status: Status | None, question: Question) -> list[Basis]:
@@ -143,59 +144,83 @@ def _reasoning(
         return again
     budget = Budget(policy, question.monotonic, question.deadline)
     try:
-        leaf, presented, unreadable = _parsed(given, policy, memory, budget)
+        leaf = _end_entity(given)
     except Malformed as error:
         return _refusal(say("malformed", why=error), "RFC 5280 4.1", question, budget)
-    except Exhausted as end:
-        return _refusal(end.text, CLAUSES["path"], question, budget)
-    pool = pool_of(policy)
-    search = Search(pool, presented, policy, budget, memory, now, unreadable=unreadable)
-    closest: Result | None = None
+    way = leaf.issuer.der, given[1:], policy, purpose
+    search, closest = None, None
     try:
-        for path in search.paths(leaf):
-            for anchor in pool.anchors[path[-1]]:
-                budget.path()
-                upper = _upper(path[1:], policy, anchor, purpose, memory)
-                checks = judge(leaf, upper, expected, now)
-                fault, basis = failed(checks), _NOTHING
-                if fault is None:
-                    found = _at_hand(path, question, status)
-                    basis = _complete(found) or (yield from _waited(path, found))
-                    looked = _status_checks(path, basis, policy)
-                    checks, fault = checks + looked, failed(looked)
-                message = _praise(path, basis) if fault is None else _complaint(fault.detail)
-                result = Result(fault is None, path, checks, basis, message, question.now, budget.signatures, budget.steps)
-                if fault is None:
-                    _keep(key, given, result, upper, presented, memory)
-                    return result
-                if closest is None or _failures(result) < _failures(closest):
-                    closest = result
+        paths = _known_path(leaf, memory.ways.get(way), policy, memory, budget)
+        if not paths:
+            search = _search(given, policy, now, memory, budget)
+            paths = _paths(leaf, search, policy, purpose, memory, budget)
+        for path, upper in paths:
+            faults = judge(leaf, upper, expected, now)
+            basis: tuple[Basis, ...] | None = None
+            if holds(upper, faults, now):
+                found = _at_hand(path, question, status)
+                basis = _complete(found) or (yield from _waited(path, found))
+            checks = Checks(partial(_account, path, upper, expected, now, faults, basis))
+            good = basis is not None and (_is_good(basis) or not failed(checks))
+            message = _praise(path, basis) if good else _complaint(failed(checks)[0].detail)
+            result = Result(good, path, checks, basis or (), message, question.now, budget.signatures, budget.steps)
+            if good:
+                if search is not None:
+                    memory.keep_way(way, upper, only=search.only_one)
+                if memory.seen_before(key):
+                    window = max(upper.not_before, leaf.not_before), min(upper.not_after, leaf.not_after)
+                    memory.keep_verdict(key, Verdict(result, *window))
+                return result
+            if closest is None or _failures(result) < _failures(closest):
+                closest = result
     except Exhausted as end:
         return closest or _refusal(end.text, CLAUSES["path"], question, budget)
-    return closest or _refusal(search.dead_end(), CLAUSES["path"], question, budget)
+    return closest or _refusal(say("too_complex") if search is None else search.dead_end(), CLAUSES["path"], question, budget)
 
 
-def _parsed(given: tuple[Given, ...], policy: Policy, memory: Memory, budget: Budget) -> tuple[Certificate, list[Certificate], str]:
-    """The end entity, the others that parse, and what was wrong with one that does not: what is not needed must not stand in the way.
-
-    Raises:
-        Malformed: the end entity cannot be read, or there is none.  Exhausted: there are more than anybody needs.
-    """
+def _end_entity(given: tuple[Given, ...]) -> Certificate:
+    """Raises Malformed: it cannot be read, or there is none."""
     if not given:
         raise Malformed("there is no certificate; give the one that is to be judged first")
-    leaf = given[0] if isinstance(given[0], Certificate) else parse_certificate(given[0])
+    return given[0] if isinstance(given[0], Certificate) else parse_certificate(given[0])
+
+
+def _known_path(leaf: Certificate, upper: Upper | None, policy: Policy, memory: Memory, budget: Budget) -> Iterable[tuple[Path, Upper]]:
+    """The one path that there can be, if it is known and the signature on ``leaf`` verifies; else nothing, and what there is has to be
+    searched. Raises Exhausted."""
+    if upper is None or leaf.der in pool_of(policy).anchors or leaf.spki in [authority.spki for authority in upper.path]:
+        return ()
+    return (((leaf, *upper.path), upper),) if signed_by(leaf, upper.path[0], memory, budget) is None else ()
+
+
+def _search(given: tuple[Given, ...], policy: Policy, now: datetime, memory: Memory, budget: Budget) -> Search:
+    """A search among what was presented beside the end entity. What is not needed must not stand in the way if it cannot be read.
+
+    Raises:
+        Exhausted: more was presented than anybody needs.
+    """
     others = dict.fromkeys(given[1:])
     if len(others) > policy.max_certificates:
         raise Exhausted(say("too_many_certificates", count=len(others), limit=policy.max_certificates))
-    found, unreadable = [], ""
+    presented, unreadable = [], ""
     for count, raw in enumerate(others, 1):
         if count % 64 == 0:
             budget.look()
         try:
-            found.append(raw if isinstance(raw, Certificate) else memory.issuers.get(raw) or parse_certificate(raw))
+            presented.append(raw if isinstance(raw, Certificate) else memory.issuers.get(raw) or parse_certificate(raw))
         except Malformed as error:
             unreadable = max(unreadable, str(error))
-    return leaf, found, unreadable
+    return Search(pool_of(policy), presented, policy, budget, memory, now, unreadable=unreadable)
+
+
+def _paths(
+    leaf: Certificate, search: Search, policy: Policy, purpose: Purpose, memory: Memory, budget: Budget
+) -> Iterator[tuple[Path, Upper]]:
+    """Every path under every anchor that its last certificate is. Raises Exhausted."""
+    for path in search.paths(leaf):
+        for anchor in pool_of(policy).anchors[path[-1].der]:
+            budget.path()
+            yield path, _upper(path[1:], policy, anchor, purpose, memory)
 
 
 def _upper(authorities: Path, policy: Policy, anchor: Anchor, purpose: Purpose, memory: Memory) -> Upper:
@@ -203,19 +228,25 @@ def _upper(authorities: Path, policy: Policy, anchor: Anchor, purpose: Purpose, 
     upper = memory.uppers.get(key)
     if upper is None:
         upper = judge_authorities(authorities, Case(policy, anchor, purpose))
-        if failed(upper.checks) is None:
+        if upper.sound:
             memory.uppers.put(key, upper)
     return upper
 
 
 def _failures(result: Result) -> tuple[int, bool]:
     """How far from good: the fewer rules broken the closer; among equals, a path whose status was looked at."""
-    return sum(check.outcome == "failed" for check in result.checks), not any(check.name == "status" for check in result.checks)
+    return len(failed(result.checks)), not any(check.name == "status" for check in result.checks)
+
+
+def _account(
+    path: Path, upper: Upper, expected: Expected, now: datetime, faults: Faults, basis: tuple[Basis, ...] | None
+) -> tuple[Check, ...]:
+    """All checks of a path; ``basis`` None: revocation was not looked at."""
+    checks = checks_of(path[0], upper, expected, now, faults)
+    return checks if basis is None else checks + _status_checks(path, basis, upper.case.policy)
 
 
 # --- revocation ----------------------------------------------------------------------------------------------------
-
-_NOTHING: tuple[Basis, ...] = ()
 
 
 def _at_hand(path: Path, question: Question, status: Status | None) -> list[Basis | None]:
@@ -238,6 +269,13 @@ def _waited(path: Path, found: list[Basis | None]) -> Generator[list[Link], list
     missing = [at for at, basis in enumerate(found) if basis is None]
     fetched = iter((yield [(path[at], path[at + 1]) for at in missing]) if missing else ())
     return tuple([next(fetched) if basis is None else basis for basis in found])
+
+
+_WELL = frozenset(("good", "exempt"))
+
+
+def _is_good(basis: Sequence[Basis]) -> bool:
+    return _WELL.issuperset([one.standing for one in basis])
 
 
 def _status_checks(path: Path, basis: tuple[Basis, ...], policy: Policy) -> tuple[Check, ...]:
@@ -274,21 +312,6 @@ def _status_check(index: int, certificate: Certificate, basis: Basis, policy: Po
 # --- again ------------------------------------------------------------------------------------------------------
 
 
-_MAX_OCTETS = 32768
-"""Of everything that was presented, up to which a verdict on it is kept: peers that are good may still present a lot of rubbish."""
-
-
-def _keep(key: object, given: tuple[Given, ...], result: Result, upper: Upper, presented: list[Certificate], memory: Memory) -> None:
-    for certificate in presented:
-        if certificate in result.path:
-            memory.keep_issuer(certificate)
-    octets = sum([len(one) if isinstance(one, bytes) else len(one.der) for one in given])
-    if octets <= _MAX_OCTETS and memory.seen_before(key):
-        leaf = result.path[0]
-        window = max(upper.not_before, leaf.not_before), min(upper.not_after, leaf.not_after)
-        memory.verdicts.put(key, Verdict(result, *window))
-
-
 def _again(verdict: Verdict, question: Question, now: datetime, status: Status | None) -> Result | None:
     """The verdict once more, if it holds at this moment and nobody says anything but good now; None: everything is to be looked at."""
     if not verdict.not_before <= now <= verdict.not_after:
@@ -298,11 +321,15 @@ def _again(verdict: Verdict, question: Question, now: datetime, status: Status |
     checks, basis, message = known.checks, known.basis, known.message
     if tuple(found) != basis:
         basis = _complete(found)
-        if not basis or any(one.standing not in ("good", "exempt") for one in basis):
+        if not basis or not _is_good(basis):
             return None
-        checks = tuple(check for check in checks if check.name != "status") + _status_checks(known.path, basis, question.policy)
+        checks = Checks(partial(_again_in_words, known, basis, question.policy))
         message = _praise(known.path, basis)
     return Result(True, known.path, checks, basis, message, question.now)
+
+
+def _again_in_words(known: Result, basis: tuple[Basis, ...], policy: Policy) -> tuple[Check, ...]:
+    return tuple([check for check in known.checks if check.name != "status"]) + _status_checks(known.path, basis, policy)
 
 
 # --- in words ------------------------------------------------------------------------------------------------------
@@ -310,7 +337,7 @@ def _again(verdict: Verdict, question: Question, now: datetime, status: Status |
 _UNASKED, _TRUSTED = say("status_unasked"), say("status_anchor")
 
 
-def _praise(path: Path, basis: tuple[Basis, ...]) -> Text:
+def _praise(path: Path, basis: tuple[Basis, ...] | None) -> Text:
     status = basis[0].summary if basis else _TRUSTED if len(path) == 1 else _UNASKED
     return say("good", who=path[0], issuer=path[0].issuer, status=status)
 

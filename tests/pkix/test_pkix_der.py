@@ -265,3 +265,26 @@ def test_other_forms_of_times_are_refused(encoded: bytes) -> None:
 def test_an_ia5_string_is_ascii() -> None:
     with pytest.raises(Malformed, match="outside ASCII"):
         der.ia5_string("压机")
+
+
+@given(st.one_of(st.binary(max_size=40), st.lists(st.binary(max_size=300).map(der.octet_string), max_size=3).map(b"".join)))
+def test_parts_are_the_children_in_octets(contents: bytes) -> None:
+    element = der.sequence(contents)
+    try:
+        children = [element[child.start : child.end] for child in der.children(element, der.read(element))]
+    except Malformed:
+        children = None
+    try:
+        parts = der.parts(element)
+    except Malformed:
+        parts = None
+    # High tag numbers are the caller's to see.
+    assert parts == children or any(part[0] & 0x1F == 0x1F for part in parts or ())
+    for raw in (element, element + b"\0", element[:-1], element[1:]):
+        try:
+            whole = der.parts_of(raw, der.SEQUENCE, "it")
+        except Malformed:
+            assert raw != element or parts is None
+        else:
+            assert (der.read(raw).end, der.read(raw).tag) == (len(raw), der.SEQUENCE)
+            assert raw != element or whole == parts

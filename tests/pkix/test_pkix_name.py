@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -226,3 +228,19 @@ def test_any_octets_are_a_name_or_malformed(data: st.DataObject) -> None:
     assert read.der == raw
     assert "\n" not in read.text
     assert "\0" not in read.text
+
+
+@settings(deadline=None, max_examples=400)
+@given(data=st.data())
+def test_a_name_that_is_taken_can_be_read(data: st.DataObject) -> None:
+    """What is plain is not read until somebody asks; there is nothing wrong with it then."""
+    value = data.draw(st.sampled_from(("plc-7", "压", "x" * 64)))
+    raw = bytearray(data.draw(st.sampled_from((name(("O", "Example Plant"), ("CN", value)), name(("C", "DE"))))).der)
+    for _ in range(data.draw(st.integers(0, 2))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        read = parse_name(bytes(raw))
+    except Malformed:
+        return
+    der.prescan(bytes(raw))
+    assert all(unicodedata.category(character) not in ("Cc", "Cs") for _, value in read.attributes for character in value)

@@ -74,6 +74,7 @@ def run(case: dict, purpose: str | None = None, web: bool | None = None) -> Resu
 def test_limbo(name):
     case = cases()[name]
     result = run(case)
+    assert result.good is not any(check.outcome == "failed" for check in result.checks)
     if name in DIFFERENT:
         code, why = DIFFERENT[name]
         assert result.code == code, why

@@ -21,7 +21,7 @@ def asked(pki):
 
     def run(leaf=None, *others, now=pki.NOW, policy=policy, expected=(), **more):
         chain = [(leaf or plant.device).der, *(party.der for party in others or (plant.issuing,))]
-        return validate_sync(chain, policy=policy, now=now, expected=Expected(*expected), memory=memory, **more)
+        return validate_sync(chain, policy=policy, now=now, expected=Expected(*expected), **{"memory": memory, **more})
 
     return run
 
@@ -72,6 +72,51 @@ def test_nobody_is_helped_by_what_others_presented(pki, asked):
     for _ in range(3):
         assert asked().good
     assert asked(plant.device, plant.root).code == "unknown_issuer"
+
+
+def test_a_device_of_a_known_issuer_has_to_obey_every_rule(pki, asked):
+    """Where there is one way up, it is not searched again; nothing else is left out."""
+    plant = pki.plant()
+    assert asked().good
+    assert asked(pki.issue(plant.issuing, "new")).good
+    impostor = pki.issue(None, "impostor", ca=True)
+    past = {"not_before": pki.NOW - 9 * pki.DAY, "not_after": pki.NOW - pki.DAY}
+    wrong = {
+        "bad_signature": pki.issue(plant.issuing, "plc-8", signed_by=impostor),
+        "expired": pki.issue(plant.issuing, "plc-8", **past),
+        "wrong_purpose": pki.issue(plant.issuing, "plc-8", purposes=("codeSigning",)),
+        "wrong_usage": pki.issue(plant.issuing, "plc-8", usage=("keyEncipherment",)),
+    }
+    for code, leaf in wrong.items():
+        result = asked(leaf, purpose="tls-client")
+        assert (result.good, result.code) == (False, code)
+        fresh = asked(leaf, purpose="tls-client", memory=Memory())
+        assert [(c.name, c.code, c.index) for c in fresh.checks] == [(c.name, c.code, c.index) for c in result.checks]
+    last = plant.issuing.certificate.not_after
+    assert asked(pki.issue(plant.issuing, "x", not_after=last + pki.DAY), now=last + timedelta(seconds=1)).code == "expired"
+
+
+def test_a_way_is_known_only_if_there_is_no_other(pki):
+    """Two CAs of one name: which of them issued a device is found out each time."""
+    root, memory = pki.issue(None, "root", ca=True), Memory()
+    twins = [pki.issue(root, "twin", ca=True, key_label=f"twin {n}") for n in range(2)]
+    policy = Policy(anchors=anchors(root.der), status="none")
+    for _ in range(3):
+        for twin in twins:
+            leaf = pki.issue(twin, "x")
+            result = validate_sync([leaf.der, *(one.der for one in twins)], policy=policy, now=pki.NOW, memory=memory)
+            assert result.path == (leaf.certificate, twin.certificate, root.certificate)
+    assert len(memory.ways) == 0
+
+
+def test_much_that_is_presented_is_not_remembered(pki):
+    plant, memory = pki.plant(), Memory()
+    policy = Policy(anchors=anchors(plant.root.der), status="none")
+    chain = [plant.device.der, plant.issuing.der, *(bytes(1000 + n) for n in range(40))]
+    for _ in range(3):
+        assert validate_sync(chain, policy=policy, now=pki.NOW, memory=memory).good
+    assert len(memory.verdicts) == len(memory.ways) == 0
+    assert len(memory.issuers) > 0
 
 
 @pytest.mark.parametrize("kind", [KeyKind.P_256, KeyKind.SM2])
