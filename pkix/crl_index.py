@@ -119,9 +119,10 @@ def _index(scanned: Iterator[tuple[bytes, bytes, bytes]], max_entries: int) -> E
                 of = issuers.setdefault(issuer, len(issuers)).to_bytes(2)
                 if len(issuers) > _MAX_ISSUERS:
                     raise TooLarge(f"CRL: entries of more than {_MAX_ISSUERS} issuers")
+        at = _seconds(moment)
         if octets[0] >= 0x80:
             continue  # no certificate that is good for anything has it (RFC 5280 4.1.2.2)
-        record = octets.rjust(_SERIAL, b"\0") + of + reason + _seconds(moment)
+        record = octets.rjust(_SERIAL, b"\0") + of + reason + at
         last = octets[-1]
         if last in buckets:
             buckets[last] += record

@@ -113,7 +113,7 @@ def test_both_readers_take_and_refuse_the_same(pki, data):
     except Malformed as error:
         index = error
     if isinstance(plain, Malformed):
-        # The index also takes deltas and indirect lists, and does not look into dates of numbers that it leaves out.
+        # The index also takes deltas and indirect lists.
         assert isinstance(index, Malformed) or isinstance(plain, Unsupported)
     elif not isinstance(index, Malformed):
         assert all(index.entries.find(serial) is not None for serial in plain.entries if serial >= 0)
